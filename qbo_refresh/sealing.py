@@ -1,0 +1,197 @@
+"""Sealing of tokens and realm ids at rest (AES-256-GCM), and keyed hashes to find them by. Knows no table."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Self
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from qbo_refresh.errors import QboRefreshError
+from qbo_refresh.secret import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+KEY_BYTES = 32
+_NONCE_BYTES = 12  # NIST SP 800-38D's recommended length for GCM
+_TAG_BYTES = 16
+_FORMAT = 1
+_KEY_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+
+
+class Field(StrEnum):
+    """What a blob holds. The row's, the previous and a candidate's refresh token are one field: blobs move between."""
+
+    REFRESH_TOKEN = "refresh_token"  # noqa: S105  # the name of a field
+    ACCESS_TOKEN = "access_token"  # noqa: S105  # the name of a field
+    REALM_ID = "realm_id"
+
+
+_PURPOSE = {Field.REFRESH_TOKEN: "refresh", Field.ACCESS_TOKEN: "client", Field.REALM_ID: "client"}
+
+
+class BadKeys(QboRefreshError):
+    """TOKEN_KEYS, or a key of it, is not what it should be."""
+
+
+class Unsealable(QboRefreshError):
+    """A blob does not open: its key is missing (`key_missing`), or it was changed or belongs elsewhere."""
+
+    def __init__(self, *, key_id: str | None, key_missing: bool) -> None:
+        self.key_id = key_id
+        self.key_missing = key_missing
+        what = f"needs the key {key_id!r}, which is not in TOKEN_KEYS" if key_missing else "does not open in this place"
+        super().__init__(f"a sealed value {what}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a blob belongs. It is authenticated with the blob, so that one moved elsewhere does not open.
+
+    Attributes:
+        grant_number: Which consent of the connection; 0 for the realm id, which outlives consents.
+    """
+
+    environment: str
+    connection_id: int
+    grant_number: int
+    field: Field
+
+    def associated_data(self) -> bytes:
+        """Return the bytes that GCM authenticates: no two places have the same ones."""
+        return f"qbo1|{self.environment}|{self.connection_id}|{self.grant_number}|{self.field}".encode()
+
+
+def realm_place(environment: str, connection_id: int) -> Place:
+    """Return the place of a connection's realm id."""
+    return Place(environment, connection_id, 0, Field.REALM_ID)
+
+
+def _derive(master: bytes, purpose: str) -> bytes:
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=f"qbo-refresh/{purpose}".encode()).derive(master)
+
+
+def _decode(text: str, *, name: str) -> bytes:
+    try:
+        key = base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadKeys(f"{name} is not base64: make one with `qbo-refresh keys new`.") from error
+    if len(key) != KEY_BYTES:
+        raise BadKeys(f"{name} is {len(key)} bytes long, not {KEY_BYTES}: make one with `qbo-refresh keys new`.")
+    return key
+
+
+class Keyring:
+    """The keys that seal and open. The first seals, all open.
+
+    A worker holds every purpose; a host's process holds the `client` purpose alone and cannot open refresh tokens.
+    """
+
+    def __init__(self, keys: Mapping[str, Mapping[str, bytes]]) -> None:
+        """Take key id → purpose (`refresh`, `client`) → 32 bytes, the sealing key first."""
+        self._ciphers = {
+            (key_id, purpose): AESGCM(key) for key_id, purposes in keys.items() for purpose, key in purposes.items()
+        }
+        self._first = next(iter(keys))
+        self.key_ids = tuple(keys)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read `id:base64[,id:base64…]` (commas, spaces or line breaks between), the form of TOKEN_KEYS.
+
+        Raises:
+            BadKeys: No key, a malformed one, or one id twice.
+        """
+        keys: dict[str, dict[str, bytes]] = {}
+        for entry in re.split(r"[,\s]+", text.strip()):
+            key_id, separator, encoded = entry.partition(":")
+            if not separator or not _KEY_ID.fullmatch(key_id):
+                raise BadKeys("TOKEN_KEYS must be `id:base64[,id:base64…]`: make one with `qbo-refresh keys new`.")
+            if key_id in keys:
+                raise BadKeys(f"TOKEN_KEYS has the id {key_id!r} twice: give each key an id of its own.")
+            master = _decode(encoded, name=f"the key {key_id!r} in TOKEN_KEYS")
+            keys[key_id] = {purpose: _derive(master, purpose) for purpose in ("refresh", "client")}
+        return cls(keys)
+
+    def seal(self, secret: Secret, place: Place) -> bytes:
+        """Seal with the first key. The blob is format, length of the key id, key id, nonce, ciphertext and tag."""
+        nonce = os.urandom(_NONCE_BYTES)
+        key_id = self._first.encode()
+        head = bytes((_FORMAT, len(key_id))) + key_id
+        cipher = self._ciphers[self._first, _PURPOSE[place.field]]
+        return head + nonce + cipher.encrypt(nonce, secret.reveal().encode(), head + place.associated_data())
+
+    def open(self, blob: bytes, place: Place) -> Secret:
+        """Open a blob that was sealed for this place.
+
+        Raises:
+            Unsealable: The key is missing, or the blob was changed, cut or sealed for another place.
+        """
+        key_id = key_id_of(blob)
+        cipher = self._ciphers.get((key_id, _PURPOSE[place.field])) if key_id else None
+        if key_id is None or cipher is None:
+            raise Unsealable(key_id=key_id, key_missing=key_id is not None)
+        head = 2 + len(key_id)
+        nonce, sealed = blob[head : head + _NONCE_BYTES], blob[head + _NONCE_BYTES :]
+        try:
+            return Secret(cipher.decrypt(nonce, sealed, blob[:head] + place.associated_data()).decode())
+        except (InvalidTag, ValueError):
+            raise Unsealable(key_id=key_id, key_missing=False) from None
+
+
+def key_id_of(blob: bytes) -> str | None:
+    """Return the id of the key that a blob was sealed with, or None if it is no blob of ours."""
+    if len(blob) < 2 or blob[0] != _FORMAT:  # noqa: PLR2004  # format and length
+        return None
+    head = 2 + blob[1]
+    if len(blob) < head + _NONCE_BYTES + _TAG_BYTES:
+        return None
+    key_id = blob[2:head].decode("ascii", "replace")
+    return key_id if _KEY_ID.fullmatch(key_id) else None
+
+
+class Lookup:
+    """Keyed hashes, to find a realm or recognise a token without opening anything. Its key is never rotated."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read the base64 of LOOKUP_KEY.
+
+        Raises:
+            BadKeys: Not base64, or not 32 bytes.
+        """
+        return cls(_decode(text, name="LOOKUP_KEY"))
+
+    def _hash(self, parts: Iterable[str]) -> bytes:
+        return hmac.digest(self._key, "\x00".join(parts).encode(), hashlib.sha256)[:16]
+
+    def realm_hash(self, realm_id: Secret) -> bytes:
+        """Return 16 bytes that are the same for the same realm id; the app is a column of its own."""
+        return self._hash(("realm", realm_id.reveal()))
+
+    def fingerprint(self, refresh_token: Secret) -> bytes:
+        """Return 16 bytes by which the ledger and the comparisons recognise a refresh token."""
+        return self._hash(("refresh_token", refresh_token.reveal()))
+
+    def secret_hash(self, client_secret: Secret) -> bytes:
+        """Return 16 bytes that name a client secret: an app is blocked per secret."""
+        return self._hash(("client_secret", client_secret.reveal()))
+
+
+def new_key() -> str:
+    """Return 32 random bytes in base64, for TOKEN_KEYS or LOOKUP_KEY."""
+    return base64.b64encode(os.urandom(KEY_BYTES)).decode()

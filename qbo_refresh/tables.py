@@ -1,0 +1,209 @@
+"""The tables as SQLAlchemy Core metadata, without a schema name: `DATABASE_SCHEMA` decides that when they are used.
+
+Why each column is there. The SQL that reads and writes them lives in `worker.store`; `alembic check` proves that the
+migrations make exactly this.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import BYTEA, JSONB
+
+from qbo_refresh.status import Hold, Outcome, Status
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+_when = sa.DateTime(timezone=True)
+
+
+def _one_of(column: str, values: type[Status | Hold | Outcome] | tuple[str, ...]) -> sa.CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return sa.CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+control = sa.Table(
+    "control",
+    metadata,
+    # One row for the whole database, read in every claim.
+    sa.Column("only", sa.Boolean, primary_key=True, server_default=sa.true()),
+    sa.Column("frozen", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("frozen_reason", sa.Text),
+    sa.Column("system_identifier", sa.Text),
+    sa.Column("timeline", sa.Integer),
+    sa.Column("epoch", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("epoch_since", _when, nullable=False, server_default=sa.func.now()),
+    # Two beats are harmless: a sweep starts only if the last one began long enough ago.
+    sa.Column("swept_at", _when),
+    sa.CheckConstraint("only", name="only"),
+)
+
+apps = sa.Table(
+    "apps",
+    metadata,
+    sa.Column("id", sa.Integer, sa.Identity(), primary_key=True),
+    sa.Column("environment", sa.Text, nullable=False),
+    sa.Column("client_id", sa.Text, nullable=False),
+    # A 429 pauses the app as a whole, bounded.
+    sa.Column("throttled_until", _when),
+    sa.Column("created_at", _when, nullable=False, server_default=sa.func.now()),
+    sa.UniqueConstraint("environment", "client_id"),
+    _one_of("environment", ("production", "sandbox")),
+)
+
+app_blocks = sa.Table(
+    "app_blocks",
+    metadata,
+    # One row per client secret that Intuit refused; a deployment with another secret is not blocked.
+    sa.Column("app_id", sa.Integer, sa.ForeignKey("apps.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("secret_hash", BYTEA, primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    # Different connections that met the code since the last success; three of them block, invalid_client at once.
+    sa.Column("connection_ids", sa.ARRAY(sa.BigInteger), nullable=False),
+    sa.Column("blocked_at", _when),
+    sa.Column("probe_at", _when),
+)
+
+connections = sa.Table(
+    "connections",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("app_id", sa.Integer, sa.ForeignKey("apps.id"), nullable=False),
+    sa.Column("label", sa.Text),
+    sa.Column("status", sa.Text, nullable=False, server_default=Status.ACTIVE),
+    sa.Column("realm_id", BYTEA, nullable=False),
+    sa.Column("realm_hash", BYTEA, nullable=False),
+    # The grant. `token_version` is the fence: it only grows (a trigger), and every save and verdict compares it.
+    sa.Column("grant_number", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("token_version", sa.BigInteger, nullable=False, server_default="1"),
+    sa.Column("refresh_token", BYTEA),
+    sa.Column("refresh_token_fingerprint", BYTEA),
+    sa.Column("previous_refresh_token", BYTEA),
+    sa.Column("previous_refresh_token_fingerprint", BYTEA),
+    sa.Column("access_token", BYTEA),
+    sa.Column("token_obtained_at", _when),
+    sa.Column("access_expires_at", _when),
+    sa.Column("refresh_expires_at", _when),
+    sa.Column("hard_expires_at", _when),
+    # The lease: who may speak to Intuit for this row, and until when, by the database's clock.
+    sa.Column("lease_id", sa.Uuid),
+    sa.Column("leased_until", _when),
+    sa.Column("in_doubt", sa.Boolean, nullable=False, server_default=sa.false()),
+    # The attempt that took the last lease: enough to write its ledger row if its worker never does.
+    sa.Column("attempt_began_at", _when),
+    sa.Column("attempt_trigger", sa.Text),
+    sa.Column("attempt_worker", sa.Text),
+    # The schedule. NULL in next_refresh_at means never; not_before binds every caller, forced or not.
+    sa.Column("next_refresh_at", _when),
+    sa.Column("not_before", _when),
+    sa.Column(
+        "due_at",
+        _when,
+        sa.Computed(
+            "CASE WHEN next_refresh_at IS NULL THEN NULL ELSE GREATEST(next_refresh_at, not_before) END", persisted=True
+        ),
+    ),
+    sa.Column("queued_until", _when),
+    sa.Column("frozen", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Where it stands: failures in a row, the first refusal of this version, the last word.
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("suspect_since", _when),
+    sa.Column("last_refreshed_at", _when),
+    sa.Column("last_outcome", sa.Text),
+    sa.Column("last_reason", sa.Text),
+    # Numbers this connection's events; raised in the transaction that writes them, under the row's lock.
+    sa.Column("event_sequence", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("created_at", _when, nullable=False, server_default=sa.func.now()),
+    sa.UniqueConstraint("app_id", "realm_hash"),
+    _one_of("status", Status),
+    # What the sweep asks each minute; rows that can never go are not in it.
+    sa.Index("connections_due_idx", "app_id", "due_at", postgresql_where=sa.text("due_at IS NOT NULL AND NOT frozen")),
+    sa.Index("connections_refresh_token_fingerprint_idx", "refresh_token_fingerprint"),
+    sa.Index("connections_label_idx", "label", postgresql_where=sa.text("label IS NOT NULL")),
+    # Rows are updated twice a day; room on the page keeps the lease's update off the indexes.
+    postgresql_with={"fillfactor": "80"},
+)
+
+refresh_attempts = sa.Table(
+    "refresh_attempts",
+    metadata,
+    # The ledger. No foreign key: each insert would lock the connection's row again, and history may outlive it.
+    sa.Column("attempt_id", sa.Uuid, primary_key=True),
+    sa.Column("connection_id", sa.BigInteger, nullable=False),
+    sa.Column("token_version", sa.BigInteger),
+    sa.Column("trigger", sa.Text, nullable=False),
+    sa.Column("worker", sa.Text),
+    sa.Column("began_at", _when, nullable=False),
+    sa.Column("duration_ms", sa.Integer),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("http_status", sa.Integer),
+    sa.Column("intuit_tid", sa.Text),
+    sa.Column("posts", sa.Integer),
+    sa.Column("secret", sa.Text),
+    sa.Column("fingerprint_before", BYTEA),
+    sa.Column("fingerprint_after", BYTEA),
+    # Microseconds from the answer's last byte to the escrow's acknowledgement; NULL if the escrow took nothing.
+    sa.Column("exposed_us", sa.Integer),
+    _one_of("outcome", tuple(outcome for outcome in Outcome if outcome is not Outcome.SKIPPED)),
+    sa.Index("refresh_attempts_connection_id_began_at_idx", "connection_id", "began_at"),
+)
+
+candidates = sa.Table(
+    "candidates",
+    metadata,
+    # Tokens that may be the live one. One displaces the row's only after Intuit has accepted it.
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("connection_id", sa.BigInteger, sa.ForeignKey("connections.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("grant_number", sa.Integer, nullable=False),
+    sa.Column("base_version", sa.BigInteger, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("refresh_token", BYTEA, nullable=False),
+    sa.Column("fingerprint", BYTEA, nullable=False),
+    sa.Column("received_at", _when, nullable=False, server_default=sa.func.now()),
+    sa.Column("tried_at", _when),
+    # Each once: the same token found again in the escrow stays tried.
+    sa.UniqueConstraint("connection_id", "grant_number", "fingerprint"),
+    _one_of("source", ("late_save", "refused_save", "salvage", "escrow", "previous", "import")),
+)
+
+sync_holds = sa.Table(
+    "sync_holds",
+    metadata,
+    sa.Column("connection_id", sa.BigInteger, sa.ForeignKey("connections.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("reason", sa.Text, primary_key=True),
+    sa.Column("since", _when, nullable=False, server_default=sa.func.now()),
+    sa.Column("note", sa.Text),
+    _one_of("reason", Hold),
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    # NULL for operator events that are about an app or the database.
+    sa.Column("connection_id", sa.BigInteger, sa.ForeignKey("connections.id", ondelete="CASCADE")),
+    sa.Column("sequence", sa.BigInteger),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("payload", JSONB, nullable=False, server_default="{}"),
+    sa.Column("created_at", _when, nullable=False, server_default=sa.func.now()),
+    sa.Column("delivered_at", _when),
+    sa.UniqueConstraint("connection_id", "sequence"),
+    sa.Index("outbox_undelivered_idx", "id", postgresql_where=sa.text("delivered_at IS NULL")),
+)
+
+external_ids = sa.Table(
+    "external_ids",
+    metadata,
+    # A host's own ids; several may name one connection.
+    sa.Column("external_id", sa.Text, primary_key=True),
+    sa.Column("connection_id", sa.BigInteger, sa.ForeignKey("connections.id", ondelete="CASCADE"), nullable=False),
+    sa.Index("external_ids_connection_id_idx", "connection_id"),
+)

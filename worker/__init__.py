@@ -1,0 +1,1 @@
+"""The refresh worker: tasks and command line, use cases, adapters, and a pure core."""

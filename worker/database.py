@@ -1,0 +1,210 @@
+"""Connections to PostgreSQL: one per thread, autocommit, safe behind PgBouncer in transaction mode. Knows no table.
+
+A connection that the thread keeps costs half of one checked out of a pool for each statement, and it is there for the
+save when everything else is busy. Count threads against `max_connections`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from qbo_refresh.errors import QboRefreshError
+from worker import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from datetime import timedelta
+
+    from worker.settings import Settings
+
+T = TypeVar("T")
+
+_CONNECTION_CLASSES = ("08", "40", "53", "57")
+_READ_ONLY = "25006"
+_TABLE = re.compile(r"\bqbo\.")
+
+
+class DatabaseUnavailable(QboRefreshError):
+    """PostgreSQL cannot be reached or cannot write now. Nothing is known to be wrong with what was asked of it."""
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the five characters of an error's SQLSTATE; None if it has none (a lost connection, mostly)."""
+    original = getattr(error, "orig", error)
+    return getattr(original, "sqlstate", None)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Tell whether the same statement may succeed later: the connection, a deadlock, a full disk, a shutdown."""
+    if not isinstance(error, DBAPIError | psycopg.Error):
+        return False
+    state = sqlstate(error)
+    if state is None:
+        return isinstance(getattr(error, "orig", error), psycopg.OperationalError | psycopg.InterfaceError)
+    return state[:2] in _CONNECTION_CLASSES or state == _READ_ONLY
+
+
+def _engine(url: str) -> sa.Engine:
+    return sa.create_engine(
+        url,
+        poolclass=sa.NullPool,
+        isolation_level="AUTOCOMMIT",
+        # An error's text must not carry a blob, a hash or a label into a log.
+        hide_parameters=True,
+        connect_args={
+            # PgBouncer in transaction mode hands each statement to another server connection.
+            "prepare_threshold": None,
+            "connect_timeout": 5,
+            "application_name": "qbo-refresh",
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
+        },
+    )
+
+
+def migration_engine(settings: Settings) -> sa.Engine:
+    """Return an engine for migrations and other long statements: MIGRATION_DATABASE_URL if set, in transactions."""
+    return _engine(settings.database(migration=True)).execution_options(isolation_level="READ COMMITTED")
+
+
+class Database:
+    """One process's way to PostgreSQL."""
+
+    def __init__(self, url: str, *, schema: str = "qbo") -> None:
+        """Connect lazily; `schema` takes the place of `qbo.` in every statement."""
+        self._engine = _engine(url)
+        self._schema = schema
+        self._local = threading.local()
+        self._kept: weakref.WeakSet[sa.Connection] = weakref.WeakSet()
+        self._unsaved = 0
+        self._unsaved_lock = threading.Lock()
+        self.stopping = threading.Event()
+
+    def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> sa.CursorResult[Any]:
+        """Run one statement on this thread's connection, in a transaction of its own unless one is open.
+
+        Args:
+            statement: SQL with `qbo.` before each table and psycopg's `%(name)s` for parameters.
+            parameters: Their values.
+        """
+        if self._schema != "qbo":
+            statement = _TABLE.sub(f'"{self._schema}".', statement)
+        return self.connection().exec_driver_sql(statement, parameters or {})
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Put what this thread executes inside into one transaction; an exception rolls it back."""
+        connection = self.connection()
+        connection.exec_driver_sql("BEGIN")
+        try:
+            yield
+            connection.exec_driver_sql("COMMIT")
+        except BaseException as error:
+            if is_passing(error):
+                self.drop_connection()
+            else:
+                connection.exec_driver_sql("ROLLBACK")
+            raise
+
+    def connection(self) -> sa.Connection:
+        """Return this thread's connection, opened if need be."""
+        connection: sa.Connection | None = getattr(self._local, "connection", None)
+        if connection is None or connection.closed or connection.invalidated:
+            connection = self._local.connection = self._engine.connect()
+            self._kept.add(connection)
+        return connection
+
+    def drop_connection(self) -> None:
+        """Throw away this thread's connection: the next statement opens another."""
+        connection: sa.Connection | None = getattr(self._local, "connection", None)
+        self._local.connection = None
+        if connection is not None:
+            with contextlib.suppress(DBAPIError):
+                connection.invalidate()
+            connection.close()
+
+    def patiently(self, work: Callable[[], T], *, patience: timedelta) -> T:
+        """Do `work`, which may be repeated, again while PostgreSQL is away, for at most `patience`.
+
+        Raises:
+            DatabaseUnavailable: It stayed away, or this process is stopping.
+        """
+        end = time.monotonic() + patience.total_seconds()
+        pause = 0.05
+        while True:
+            try:
+                return work()
+            except DBAPIError as error:
+                self.drop_connection()
+                if not is_passing(error):
+                    raise
+                if time.monotonic() + pause > end or self.stopping.is_set():
+                    raise DatabaseUnavailable(_sentence(error)) from error
+            self.stopping.wait(pause)
+            pause = min(pause * 2, 2.0)
+
+    def until_acknowledged(self, work: Callable[[], T], *, give_up: Callable[[], bool]) -> T:
+        """Do `work`, which may be repeated, until PostgreSQL has acknowledged it, for as long as the process lives.
+
+        Meanwhile `is_struggling` is true and nothing new is claimed.
+
+        Args:
+            work: A save, written so that repeating it changes nothing more.
+            give_up: Asked before each repetition; true once the process is being stopped and its time is up.
+
+        Raises:
+            DatabaseUnavailable: It was time to give up.
+            DBAPIError: PostgreSQL refused the work itself.
+        """
+        pause, struggling = 0.05, False
+        try:
+            while True:
+                try:
+                    return work()
+                except DBAPIError as error:
+                    self.drop_connection()
+                    if not is_passing(error):
+                        raise
+                    if give_up():
+                        raise DatabaseUnavailable(_sentence(error)) from error
+                    if not struggling:
+                        struggling = True
+                        self._count_unsaved(1)
+                        log.warning("save.repeating", sqlstate=sqlstate(error))
+                time.sleep(pause)
+                pause = min(pause * 2, 2.0)
+        finally:
+            if struggling:
+                self._count_unsaved(-1)
+
+    @property
+    def is_struggling(self) -> bool:
+        """Whether a save of this process waits for PostgreSQL."""
+        return self._unsaved > 0
+
+    def _count_unsaved(self, change: int) -> None:
+        with self._unsaved_lock:
+            self._unsaved += change
+
+    def close(self) -> None:
+        """Close every thread's connection."""
+        for connection in list(self._kept):
+            with contextlib.suppress(DBAPIError):
+                connection.close()
+        self._local = threading.local()
+
+
+def _sentence(error: BaseException) -> str:
+    state = sqlstate(error)
+    return f"PostgreSQL at DATABASE_URL cannot be used now ({'SQLSTATE ' + state if state else 'no connection'})."

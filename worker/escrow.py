@@ -1,0 +1,111 @@
+"""The second place for a token between Intuit's answer and the save: sealed, in Redis. PostgreSQL is the truth.
+
+Losing it, or all of Redis, changes no outcome; having it saves a token whose worker died, or whose database was away,
+between the two.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import redis
+
+from worker import log
+from worker.attempt import Received
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+UNSETTLED_S = 30 * 24 * 3600
+SETTLED_S = 25 * 3600  # a day for a database that fails over and forgets its last commits
+_REST_AFTER_FAILURE_S = 5.0
+# A token that was saved as version n has base n - 1. Older ones are spent; newer ones exist if commits were lost.
+_VERSIONS = range(-1, 9)
+
+
+class RedisEscrow:
+    """Implements `worker.attempt.Escrow`: a list per connection, grant and version; no copy replaces another."""
+
+    def __init__(self, url: str) -> None:
+        """Connect lazily, with short timeouts: the save waits for this."""
+        self._redis = redis.Redis.from_url(url, socket_timeout=1.0, socket_connect_timeout=1.0)
+        self._rest_until = 0.0
+
+    @staticmethod
+    def _key(connection_id: int, grant_number: int, base_version: int) -> str:
+        return f"qbo:escrow:{connection_id}:{grant_number}:{base_version}"
+
+    def put(self, received: Received) -> bool:
+        """Keep a copy for 30 days; False if Redis did not take it."""
+        if time.monotonic() < self._rest_until:
+            return False
+        key = self._key(received.connection_id, received.grant_number, received.base_version)
+        try:
+            with self._redis.pipeline(transaction=False) as pipe:
+                pipe.rpush(key, _encode(received))
+                pipe.expire(key, UNSETTLED_S)
+                pipe.execute()
+        except redis.RedisError as error:
+            # A Redis that hangs must cost the fleet one second in five, not one in each refresh.
+            self._rest_until = time.monotonic() + _REST_AFTER_FAILURE_S
+            log.warning("escrow.unavailable", connection_id=received.connection_id, error=type(error).__name__)
+            return False
+        return True
+
+    def settle(self, received: Received) -> None:
+        """Shorten the copy's life to 25 h, counted from now: the save was acknowledged."""
+        try:
+            self._redis.expire(
+                self._key(received.connection_id, received.grant_number, received.base_version), SETTLED_S
+            )
+        except redis.RedisError as error:
+            log.debug("escrow.not_settled", connection_id=received.connection_id, error=type(error).__name__)
+
+    def find(self, connection_id: int, *, grant_number: int, base_version: int) -> Sequence[Received]:
+        """Return the copies that came after this version or in place of it, oldest first; none if Redis is away."""
+        bases = [base_version + offset for offset in _VERSIONS]
+        try:
+            with self._redis.pipeline(transaction=False) as pipe:
+                for base in bases:
+                    pipe.lrange(self._key(connection_id, grant_number, base), 0, -1)
+                lists = pipe.execute()
+        except redis.RedisError as error:
+            log.warning("escrow.unavailable", connection_id=connection_id, error=type(error).__name__)
+            return []
+        return [
+            received
+            for base, entries in zip(bases, lists, strict=True)
+            for entry in entries
+            if (received := _decode(entry, connection_id, grant_number, base)) is not None
+        ]
+
+
+def _encode(received: Received) -> bytes:
+    return json.dumps(
+        [
+            str(received.attempt_id),
+            base64.b64encode(received.refresh_token).decode(),
+            base64.b64encode(received.fingerprint).decode(),
+        ]
+    ).encode()
+
+
+def _decode(entry: bytes, connection_id: int, grant_number: int, base_version: int) -> Received | None:
+    """Return what an entry holds, or None for one that is not of ours."""
+    try:
+        attempt_id, token, fingerprint = json.loads(entry)
+        return Received(
+            connection_id,
+            grant_number,
+            base_version,
+            UUID(attempt_id),
+            base64.b64decode(token, validate=True),
+            base64.b64decode(fingerprint, validate=True),
+        )
+    except (ValueError, TypeError, AttributeError):
+        log.error("escrow.entry_unreadable", connection_id=connection_id)
+        return None

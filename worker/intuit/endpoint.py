@@ -1,0 +1,209 @@
+"""Intuit's token and revoke endpoints: the real request, and the answer as a type of `worker.errors` or `TokenSet`."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote_plus
+
+from worker import clock, tokens
+from worker.errors import (
+    ClientRejected,
+    Facts,
+    GrantRejected,
+    LeaseSpent,
+    OutcomeUnknown,
+    RequestRejected,
+    Unavailable,
+)
+from worker.intuit.transport import Call, Interrupted, NotSent, RawAnswer, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qbo_refresh.secret import Secret
+    from worker.tokens import TokenSet
+
+_CLIENT_CODES = frozenset({"invalid_client", "unauthorized_client"})
+# RFC 6749 section 5.2, less the two above and invalid_grant. Any other code is reported as `unheard_of`: what a
+# stranger writes into an answer does not go into our ledger, logs and metrics.
+_REQUEST_CODES = frozenset({"invalid_request", "invalid_scope", "unsupported_grant_type"})
+_LONGEST_TID = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where Intuit listens."""
+
+    token_url: str
+    revoke_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Whether there is still time to send: asked at the first byte of every POST, after DNS, connect and TLS.
+
+    Attributes:
+        opened_at: `clock.boottime()` before the claim was sent to the database.
+        lease: How long the claim holds from then on, at the least.
+        deadline: How long one POST may take in total.
+        slack: What must be left of the lease after that.
+    """
+
+    opened_at: float
+    lease: timedelta
+    deadline: timedelta
+    slack: timedelta
+
+    def check(self) -> None:
+        """Return if a POST that begins now ends well within the lease.
+
+        Raises:
+            LeaseSpent: It might not.
+        """
+        spent = clock.boottime() - self.opened_at
+        if spent + (self.deadline + self.slack).total_seconds() > self.lease.total_seconds():
+            raise LeaseSpent
+
+
+class TokenEndpoint(Protocol):
+    """What the refresh use case needs of Intuit."""
+
+    def refresh(self, refresh_token: Secret, *, client_id: str, client_secret: Secret, gate: Gate) -> TokenSet:
+        """Present a refresh token once."""
+
+    def revoke(self, refresh_token: Secret, *, client_id: str, client_secret: Secret, gate: Gate) -> bool:
+        """End a grant; True if it is gone."""
+
+
+class IntuitEndpoint:
+    """Intuit's endpoints. One HTTP session per thread: a new one for each call costs 20 ms of CPU over TLS."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._local = threading.local()
+
+    def refresh(self, refresh_token: Secret, *, client_id: str, client_secret: Secret, gate: Gate) -> TokenSet:
+        """Present a refresh token once (RFC 6749 section 6).
+
+        Raises:
+            LeaseSpent: The gate was shut at the first byte; nothing was sent.
+            Unavailable: Nothing was sent, or Intuit said 429.
+            OutcomeUnknown: Sent, and no usable answer.
+            GrantRejected: 400 `invalid_grant`.
+            ClientRejected: Our id or secret was refused.
+            RequestRejected: Any other refusal.
+        """
+        form = f"grant_type=refresh_token&refresh_token={quote_plus(refresh_token.reveal())}"
+        answer = self._post(
+            self._endpoint.token_url,
+            {
+                "Authorization": _basic(client_id, client_secret),
+                "Content-Type": "application/x-www-form-urlencoded",
+                "x-include-refresh-token-hard-expires-in": "true",
+            },
+            form.encode(),
+            gate,
+        )
+        return classify(answer)
+
+    def revoke(self, refresh_token: Secret, *, client_id: str, client_secret: Secret, gate: Gate) -> bool:
+        """End a grant at Intuit. True if it is gone: 200, or 400 for one that had gone before.
+
+        Raises:
+            LeaseSpent, Unavailable, OutcomeUnknown: As `refresh` does.
+        """
+        body = tokens.to_json({"token": refresh_token.reveal()})
+        headers = {"Authorization": _basic(client_id, client_secret), "Content-Type": "application/json"}
+        answer = self._post(self._endpoint.revoke_url, headers, body, gate)
+        return answer.status in (HTTPStatus.OK, HTTPStatus.BAD_REQUEST)
+
+    def _post(self, url: str, headers: Mapping[str, str], body: bytes, gate: Gate) -> RawAnswer:
+        call = Call(clock.boottime() + gate.deadline.total_seconds(), gate.check)
+        try:
+            return self._transport().post(
+                url,
+                headers={"Accept": "application/json", "Accept-Encoding": "identity", **headers},
+                body=body,
+                call=call,
+            )
+        except NotSent as error:
+            raise Unavailable("unreachable") from error
+        except Interrupted as error:
+            raise OutcomeUnknown("no_answer") from error
+
+    def _transport(self) -> Transport:
+        try:
+            transport: Transport = self._local.transport
+        except AttributeError:
+            transport = self._local.transport = Transport()
+        return transport
+
+
+def _basic(client_id: str, client_secret: Secret) -> str:
+    return "Basic " + base64.b64encode(f"{client_id}:{client_secret.reveal()}".encode()).decode()
+
+
+def classify(answer: RawAnswer) -> TokenSet:
+    """Return the tokens of an answer, or raise what it means instead.
+
+    By allow-list: what is not known to be unprocessed is OutcomeUnknown. An error in the wrong place (an
+    `invalid_grant` in a 500, say) or in odd case is not that error.
+    """
+    facts = Facts(answer.status, _tid(answer.headers), answer.last_byte_at)
+    text = answer.body.decode("utf-8", "replace")
+    body = tokens.decode(text) if answer.complete else None
+    match answer.status:
+        case HTTPStatus.OK:
+            found = tokens.parse(body, facts) if body is not None else None
+            if found is None:
+                raise OutcomeUnknown("broken_answer", facts, salvaged=tokens.salvage(text))
+            return found
+        case HTTPStatus.TOO_MANY_REQUESTS:
+            raise Unavailable("throttled", facts, retry_after=retry_after(answer.headers))
+        case HTTPStatus.BAD_REQUEST | HTTPStatus.UNAUTHORIZED if body is not None and isinstance(
+            body.get("error"), str
+        ):
+            raise _refusal(answer.status, body["error"], str(body.get("error_description", "")), facts)
+        case _:
+            raise OutcomeUnknown("no_usable_answer", facts, retry_after=retry_after(answer.headers))
+
+
+def _refusal(
+    status: int, code: str, description: str, facts: Facts
+) -> GrantRejected | ClientRejected | RequestRejected:
+    if code == "invalid_grant" and status == HTTPStatus.BAD_REQUEST:
+        return GrantRejected(facts, perhaps_our_keys="clientid" in description.lower().replace(" ", ""))
+    if code in _CLIENT_CODES:
+        return ClientRejected(code, facts)
+    return RequestRejected(code if code in _REQUEST_CODES else "unheard_of", facts)
+
+
+def _tid(headers: Mapping[str, str]) -> str | None:
+    tid = "".join(c for c in headers.get("intuit_tid", "") if c.isalnum() or c in "-_.")
+    return tid[:_LONGEST_TID] or None
+
+
+def retry_after(headers: Mapping[str, str]) -> timedelta | None:
+    """Return what Retry-After asks for, as seconds or as a date (RFC 9110 section 10.2.3); None if it is no such thing.
+
+    A date counts from the answer's own Date header, so that no clock of ours comes into it.
+    """
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return timedelta(seconds=min(int(value[:9]), 10**8))
+    try:
+        then = parsedate_to_datetime(value)
+        start = parsedate_to_datetime(headers["date"]) if "date" in headers else clock.now()
+    except (ValueError, IndexError, TypeError):
+        return None
+    return max(_aware(then) - _aware(start), timedelta(0))
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,254 @@
+"""The environment variables: their names, their checks, and a sentence for each that is missing or wrong."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, AliasGenerator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from qbo_refresh.errors import QboRefreshError
+from qbo_refresh.sealing import Keyring, Lookup
+from qbo_refresh.secret import Secret
+from worker.intuit import Endpoint
+from worker.policy import Pace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+TOKEN_URL = "https://oauth.platform.intuit.com/oauth2/v1/tokens/bearer"  # noqa: S105  # a URL
+REVOKE_URL = "https://developer.api.intuit.com/v2/oauth2/tokens/revoke"
+AUTHORIZE_URL = "https://appcenter.intuit.com/connect/oauth2"
+_INTUIT_HOSTS = frozenset({"oauth.platform.intuit.com", "developer.api.intuit.com", "appcenter.intuit.com"})
+
+
+class SettingsError(QboRefreshError):
+    """A setting is missing or malformed. The text names the variable and the mend, never its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """One Intuit app: an environment, a client id, and its secrets, the one in use first."""
+
+    environment: Literal["production", "sandbox"]
+    client_id: str
+    secrets: tuple[Secret, ...]
+
+
+def _names(field: str) -> AliasChoices:
+    return AliasChoices(f"QBO_{field.upper()}", field.upper())
+
+
+class Settings(BaseSettings):
+    """What the environment says. Each name is read with the prefix `QBO_` too, which wins."""
+
+    model_config = SettingsConfigDict(
+        alias_generator=AliasGenerator(validation_alias=_names),
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    database_url: SecretStr | None = None
+    migration_database_url: SecretStr | None = None
+    database_schema: str = Field("qbo", pattern=r"[a-z_][a-z0-9_]{0,62}\Z")
+    redis_url: SecretStr | None = None
+    token_keys: SecretStr | None = None
+    token_keys_file: Path | None = None
+    lookup_key: SecretStr | None = None
+    intuit_client_id: str | None = None
+    intuit_client_secret: SecretStr | None = None
+    intuit_client_secret_previous: SecretStr | None = None
+    intuit_environment: Literal["production", "sandbox"] = "production"
+    intuit_apps: Annotated[SecretStr | None, NoDecode] = None
+    intuit_token_url: str = TOKEN_URL
+    intuit_revoke_url: str = REVOKE_URL
+    allow_token_url: str | None = None
+    refresh_per_minute: int = Field(1200, ge=1)
+    lease_seconds: float = Field(60, ge=1, le=3600)
+    confirm_after_seconds: float = Field(900, ge=0)
+    backoff_seconds: float = Field(60, gt=0, le=3600)
+    sweep_seconds: float = Field(60, gt=0, le=3600)
+    heartbeat_url: str | None = None
+    sentry_dsn: SecretStr | None = None
+    sentry_environment: str | None = None
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @property
+    def pace(self) -> Pace:
+        """Return the durations that policy works with."""
+        return Pace(
+            lease=timedelta(seconds=self.lease_seconds),
+            confirm_after=timedelta(seconds=self.confirm_after_seconds),
+            backoff=timedelta(seconds=self.backoff_seconds),
+        )
+
+    @property
+    def queue_mark(self) -> timedelta:
+        """Return how long a published message counts as under way: ten sweeps, 10 min by default."""
+        return timedelta(seconds=10 * self.sweep_seconds)
+
+    @property
+    def refreshes_per_sweep(self) -> int:
+        """Return how many connections one sweep may publish."""
+        return max(1, round(self.refresh_per_minute * self.sweep_seconds / 60))
+
+    def database(self, *, migration: bool = False) -> str:
+        """Return the database's URL for SQLAlchemy with psycopg; `postgres://` is taken too.
+
+        Raises:
+            SettingsError: It is missing, or is no PostgreSQL URL.
+        """
+        url = (migration and self.migration_database_url) or self.database_url
+        if url is None:
+            raise SettingsError(
+                "DATABASE_URL is not set: point it at PostgreSQL (postgresql://user:password@host/name),"
+                " or use `qbo-refresh run --embedded` to try without one."
+            )
+        scheme, separator, rest = url.get_secret_value().partition("://")
+        if not separator or scheme.partition("+")[0] not in {"postgres", "postgresql"}:
+            raise SettingsError(
+                "DATABASE_URL is not a PostgreSQL URL: it must begin with postgresql:// or postgres://."
+            )
+        return f"postgresql+psycopg://{rest}"
+
+    def redis(self) -> str:
+        """Return the URL of Redis or Valkey.
+
+        Raises:
+            SettingsError: It is missing, or is no such URL.
+        """
+        if self.redis_url is None:
+            raise SettingsError("REDIS_URL is not set: point it at Redis or Valkey (redis://:password@host:6379/0).")
+        url = self.redis_url.get_secret_value()
+        if urlsplit(url).scheme not in {"redis", "rediss"}:
+            raise SettingsError("REDIS_URL is not a Redis URL: it must begin with redis:// or rediss://.")
+        return url
+
+    def keyring(self) -> Keyring:
+        """Return the keys that seal and open tokens.
+
+        Raises:
+            SettingsError, BadKeys: TOKEN_KEYS is missing, unreadable or malformed.
+        """
+        if self.token_keys is not None:
+            return Keyring.from_text(self.token_keys.get_secret_value())
+        if self.token_keys_file is None:
+            raise SettingsError("TOKEN_KEYS is not set: make keys with `qbo-refresh keys new` and keep them safe.")
+        try:
+            return Keyring.from_text(self.token_keys_file.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"TOKEN_KEYS_FILE {self.token_keys_file} cannot be read: {error}.") from error
+
+    def lookup(self) -> Lookup:
+        """Return the keyed hashes.
+
+        Raises:
+            SettingsError, BadKeys: LOOKUP_KEY is missing or malformed.
+        """
+        if self.lookup_key is None:
+            raise SettingsError("LOOKUP_KEY is not set: make one with `qbo-refresh keys new`; it is never rotated.")
+        return Lookup.from_text(self.lookup_key.get_secret_value())
+
+    def apps(self) -> tuple[App, ...]:
+        """Return the Intuit apps whose keys are here, from INTUIT_APPS or from INTUIT_CLIENT_ID and its secrets.
+
+        Raises:
+            SettingsError: None is configured, or one is malformed.
+        """
+        if self.intuit_apps is not None:
+            return tuple(_apps(self.intuit_apps.get_secret_value()))
+        if self.intuit_client_id is None or self.intuit_client_secret is None:
+            raise SettingsError(
+                "INTUIT_CLIENT_ID and INTUIT_CLIENT_SECRET are not set: copy them from your app's page at"
+                " developer.intuit.com, Keys and credentials."
+            )
+        secrets = (self.intuit_client_secret, self.intuit_client_secret_previous)
+        return (
+            App(
+                self.intuit_environment,
+                self.intuit_client_id,
+                tuple(Secret(secret.get_secret_value()) for secret in secrets if secret is not None),
+            ),
+        )
+
+    def endpoint(self) -> Endpoint:
+        """Return Intuit's URLs, each Intuit's own, on loopback, or the one that ALLOW_TOKEN_URL names.
+
+        Raises:
+            SettingsError: A refresh token would go to a stranger.
+        """
+        for name, url in (("INTUIT_TOKEN_URL", self.intuit_token_url), ("INTUIT_REVOKE_URL", self.intuit_revoke_url)):
+            if not _is_intuit(url) and not _is_loopback(url) and url != self.allow_token_url:
+                raise SettingsError(
+                    f"{name} is neither Intuit's nor on loopback: refresh tokens would go to a stranger."
+                    f" If that is meant, set ALLOW_TOKEN_URL to the same URL."
+                )
+        return Endpoint(self.intuit_token_url, self.intuit_revoke_url)
+
+
+def _is_intuit(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "https" and parts.netloc in _INTUIT_HOSTS
+
+
+def _is_loopback(url: str) -> bool:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or parts.username or not parts.hostname:
+        return False
+    try:
+        return ipaddress.ip_address(parts.hostname).is_loopback
+    except ValueError:
+        return parts.hostname == "localhost"
+
+
+def _apps(text: str) -> Iterable[App]:
+    mend = (
+        'INTUIT_APPS must be a JSON list of {"environment": "production" or "sandbox", "client_id": …,'
+        ' "client_secret": …, "client_secret_previous": … (optional)}.'
+    )
+    try:
+        entries = json.loads(text)
+        for entry in entries:
+            secrets = [entry["client_secret"], entry.get("client_secret_previous")]
+            if entry["environment"] not in {"production", "sandbox"} or not isinstance(entry["client_id"], str):
+                raise SettingsError(mend)
+            yield App(entry["environment"], entry["client_id"], tuple(Secret(s) for s in secrets if s))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise SettingsError(mend) from None
+
+
+@functools.cache
+def load() -> Settings:
+    """Read the environment once.
+
+    Raises:
+        SettingsError: A variable has a value that cannot be; all such are named.
+    """
+    return read()
+
+
+def read() -> Settings:
+    """Read the environment anew, `.env` included. Raises as `load` does."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(f"{str(e['loc'][0]).removeprefix('QBO_').upper()}: {e['msg']}" for e in error.errors())
+        raise SettingsError(f"The configuration is wrong. {problems}.") from None
+
+
+__all__ = ["App", "Settings", "SettingsError", "load", "read"]

@@ -1,0 +1,70 @@
+"""The Intuit apps that the rows belong to, and which client secrets of theirs Intuit refuses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbo_refresh.status import Event
+from worker.policy import REFUSALS_THAT_BLOCK
+from worker.store import events
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from worker.attempt import Claim
+    from worker.database import Database
+
+
+def ensure(db: Database, *, environment: str, client_id: str) -> int:
+    """Return the id of an app, made if it is new."""
+    values = {"environment": environment, "client_id": client_id}
+    found = "SELECT id FROM qbo.apps WHERE environment = %(environment)s AND client_id = %(client_id)s"
+    row = db.execute(found, values).one_or_none()
+    if row is None:
+        db.execute(
+            "INSERT INTO qbo.apps (environment, client_id) VALUES (%(environment)s, %(client_id)s)"
+            " ON CONFLICT DO NOTHING",
+            values,
+        )
+        row = db.execute(found, values).one()
+    return int(row.id)
+
+
+_COUNT = """
+INSERT INTO qbo.app_blocks AS b (app_id, secret_hash, reason, connection_ids, blocked_at, probe_at)
+VALUES (%(app)s, %(hash)s, %(reason)s, ARRAY[%(id)s::bigint], CASE WHEN %(at_once)s THEN now() END,
+        now() + %(probe_every)s::interval)
+ON CONFLICT (app_id, secret_hash) DO UPDATE SET
+    reason = CASE WHEN b.blocked_at IS NULL THEN EXCLUDED.reason ELSE b.reason END,
+    connection_ids = CASE WHEN %(id)s = ANY (b.connection_ids) OR cardinality(b.connection_ids) >= %(enough)s
+                          THEN b.connection_ids ELSE b.connection_ids || %(id)s::bigint END,
+    blocked_at = CASE WHEN b.blocked_at IS NOT NULL THEN b.blocked_at
+                      WHEN %(at_once)s OR cardinality(b.connection_ids)
+                           + (NOT %(id)s = ANY (b.connection_ids))::int >= %(enough)s THEN now() END,
+    probe_at = CASE WHEN b.blocked_at IS NULL THEN EXCLUDED.probe_at ELSE b.probe_at END
+RETURNING blocked_at IS NOT NULL AND blocked_at = now() AS newly
+"""
+
+
+def block(
+    db: Database, claim: Claim, *, secret_hash: bytes, reason: str, at_once: bool, probe_every: timedelta
+) -> bool:
+    """Count a refusal of our keys; True, and operators told, if that has just blocked them. One transaction."""
+    with db.transaction():
+        row = db.execute(
+            _COUNT,
+            {
+                "app": claim.app_id,
+                "hash": secret_hash,
+                "reason": reason,
+                "id": claim.connection_id,
+                "at_once": at_once,
+                "enough": REFUSALS_THAT_BLOCK,
+                "probe_every": probe_every,
+            },
+        ).one()
+        if row.newly:
+            events.emit_for_app(
+                db, Event.APP_BLOCKED, environment=claim.environment, client_id=claim.client_id, reason=reason
+            )
+        return bool(row.newly)

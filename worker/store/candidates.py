@@ -1,0 +1,94 @@
+"""Tokens that may be the live one, until Intuit has said."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker.attempt import Candidate, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from worker.attempt import Claim, Received
+    from worker.database import Database
+
+# A token that the row already holds is no candidate, and one that was tried stays tried.
+_ADD = """
+INSERT INTO qbo.candidates (connection_id, grant_number, base_version, source, refresh_token, fingerprint)
+SELECT c.id, %(grant)s, %(base)s, %(source)s, %(token)s, %(fingerprint)s
+FROM qbo.connections c
+WHERE c.id = %(id)s AND c.grant_number = %(grant)s AND c.status <> 'disconnected'
+  AND c.refresh_token_fingerprint IS DISTINCT FROM %(fingerprint)s
+ON CONFLICT (connection_id, grant_number, fingerprint) DO NOTHING
+"""
+# A connection that has been given up is asked again too: this may be its live token.
+_DUE_NOW = """
+UPDATE qbo.connections SET next_refresh_at = now()
+WHERE id = %(id)s AND status <> 'disconnected' AND (next_refresh_at IS NULL OR next_refresh_at > now())
+"""
+
+
+def add_candidate(
+    db: Database,
+    *,
+    connection_id: int,
+    grant_number: int,
+    base_version: int,
+    source: Source,
+    refresh_token: bytes,
+    fingerprint: bytes,
+) -> bool:
+    """Add a candidate; False if the row holds that token, knows it already, or has another grant."""
+    added = db.execute(
+        _ADD,
+        {
+            "id": connection_id,
+            "grant": grant_number,
+            "base": base_version,
+            "source": source,
+            "token": refresh_token,
+            "fingerprint": fingerprint,
+        },
+    )
+    return added.rowcount == 1
+
+
+def keep(db: Database, received: Received, source: Source) -> None:
+    """Keep a received token as a candidate and make the row due now. One transaction."""
+    with db.transaction():
+        added = add_candidate(
+            db,
+            connection_id=received.connection_id,
+            grant_number=received.grant_number,
+            base_version=received.base_version,
+            source=source,
+            refresh_token=received.refresh_token,
+            fingerprint=received.fingerprint,
+        )
+        if added:
+            db.execute(_DUE_NOW, {"id": received.connection_id})
+
+
+def untried(db: Database, claim: Claim) -> Sequence[Candidate]:
+    """Return the grant's untried candidates, the one received last first."""
+    rows = db.execute(
+        "SELECT id, base_version, refresh_token, fingerprint FROM qbo.candidates"
+        " WHERE connection_id = %(id)s AND grant_number = %(grant)s AND tried_at IS NULL"
+        " ORDER BY received_at DESC, id DESC",
+        {"id": claim.connection_id, "grant": claim.grant_number},
+    )
+    return [Candidate(row.id, row.base_version, row.refresh_token, row.fingerprint) for row in rows]
+
+
+def refuse(db: Database, candidate_id: int) -> None:
+    """Note that Intuit has refused a candidate."""
+    db.execute("UPDATE qbo.candidates SET tried_at = now() WHERE id = %(id)s", {"id": candidate_id})
+
+
+def drop_candidates(db: Database, connection_id: int, *, disposed: Sequence[int], older_than: int) -> None:
+    """Forget what a success has settled: what was presented, what is older than the token that was accepted."""
+    db.execute(
+        "DELETE FROM qbo.candidates WHERE connection_id = %(id)s"
+        " AND (id = ANY (%(disposed)s::bigint[]) OR base_version < %(older_than)s OR tried_at IS NOT NULL)",
+        {"id": connection_id, "disposed": list(disposed), "older_than": older_than},
+    )

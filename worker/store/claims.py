@@ -1,0 +1,166 @@
+"""Taking a lease on a connection: one guarded statement by the database's clock, and why it came to nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbo_refresh.status import Status
+from worker.attempt import Claim, Freshness, Keys, Trigger
+from worker.policy import Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+    from uuid import UUID
+
+    from worker.database import Database
+
+# now() is the statement's start: if it had to wait for the row, the lease ends early, never late. Over a dead lease the
+# attempt that held it is written down as abandoned; one that had said its word itself is in the ledger already.
+_CLAIM = """
+WITH held AS MATERIALIZED (
+    SELECT c.id, c.app_id, c.lease_id, c.attempt_began_at, c.attempt_trigger, c.attempt_worker, c.token_version,
+           c.refresh_token_fingerprint, a.environment, a.client_id,
+           ARRAY(SELECT b.secret_hash FROM qbo.app_blocks b WHERE b.app_id = c.app_id AND b.blocked_at IS NOT NULL)
+               AS blocked,
+           EXISTS (SELECT FROM unnest(%(key_apps)s::int[], %(key_hashes)s::bytea[]) AS k (app_id, hash)
+                   WHERE k.app_id = c.app_id AND NOT EXISTS (
+                       SELECT FROM qbo.app_blocks b
+                       WHERE b.app_id = k.app_id AND b.secret_hash = k.hash AND b.blocked_at IS NOT NULL)) AS usable
+    FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id JOIN qbo.control g ON NOT g.frozen
+    WHERE c.id = %(id)s
+      AND (c.lease_id IS NULL OR c.leased_until <= now() OR c.lease_id = %(lease)s)
+      AND c.next_refresh_at IS NOT NULL AND NOT c.frozen
+      AND (c.not_before IS NULL OR c.not_before <= now())
+      AND (a.throttled_until IS NULL OR a.throttled_until <= now())
+      AND c.app_id = ANY (%(key_apps)s::int[])
+      AND CASE WHEN %(max_age)s::interval IS NULL THEN c.next_refresh_at <= now()
+               ELSE (c.attempt_began_at IS NULL OR c.attempt_began_at <= now() - %(max_age)s::interval
+                     OR c.lease_id = %(lease)s)
+                    AND (%(min_ttl)s::interval IS NULL OR c.access_expires_at IS NULL
+                         OR c.access_expires_at <= now() + %(min_ttl)s::interval) END
+    FOR UPDATE OF c
+), probe AS (
+    UPDATE qbo.app_blocks b SET probe_at = now() + %(probe_every)s::interval
+    FROM held WHERE b.app_id = held.app_id AND b.secret_hash = ANY (%(key_hashes)s::bytea[])
+      AND b.blocked_at IS NOT NULL AND b.probe_at <= now()
+    RETURNING b.app_id
+), claimed AS (
+    UPDATE qbo.connections c
+    SET lease_id = %(lease)s, leased_until = now() + %(lasts)s::interval, queued_until = NULL,
+        in_doubt = c.in_doubt OR (held.lease_id IS NOT NULL AND held.lease_id <> %(lease)s),
+        next_refresh_at = LEAST(c.next_refresh_at, now()),
+        attempt_began_at = now(), attempt_trigger = %(trigger)s, attempt_worker = %(worker)s
+    FROM held
+    WHERE c.id = held.id AND (held.usable OR EXISTS (SELECT FROM probe))
+    RETURNING c.*, held.environment, held.client_id, held.blocked
+), abandoned AS (
+    INSERT INTO qbo.refresh_attempts (attempt_id, connection_id, token_version, trigger, worker, began_at, outcome,
+                                      fingerprint_before)
+    SELECT held.lease_id, held.id, held.token_version, held.attempt_trigger, held.attempt_worker,
+           held.attempt_began_at, 'abandoned', held.refresh_token_fingerprint
+    FROM held JOIN claimed ON claimed.id = held.id
+    WHERE held.lease_id IS NOT NULL AND held.lease_id <> %(lease)s
+    ON CONFLICT (attempt_id) DO NOTHING
+)
+SELECT id, app_id, environment, client_id, status, grant_number, token_version, refresh_token,
+       refresh_token_fingerprint, in_doubt, failures, suspect_since, last_reason, attempt_began_at, blocked,
+       EXISTS (SELECT FROM probe) AS probing,
+       EXISTS (SELECT FROM qbo.candidates x WHERE x.connection_id = claimed.id AND x.tried_at IS NULL) AS has_candidates
+FROM claimed
+"""
+
+
+def claim(
+    db: Database,
+    connection_id: int,
+    *,
+    lease_id: UUID,
+    lasts: timedelta,
+    opened_at: float,
+    trigger: Trigger,
+    worker: str,
+    freshness: Freshness,
+    keys: Sequence[Keys],
+    probe_every: timedelta,
+) -> Claim | None:
+    """Take the connection's lease; None if it may not be refreshed now, whatever the reason.
+
+    Repeating it with the same `lease_id` returns the lease that an unacknowledged try may have taken.
+    """
+    row = db.execute(
+        _CLAIM,
+        {
+            "id": connection_id,
+            "lease": lease_id,
+            "lasts": lasts,
+            "trigger": trigger,
+            "worker": worker,
+            "max_age": freshness.max_age,
+            "min_ttl": freshness.min_ttl,
+            "probe_every": probe_every,
+            **_arrays(keys),
+        },
+    ).one_or_none()
+    if row is None:
+        return None
+    standing = Standing(
+        connection_id=row.id,
+        status=Status(row.status),
+        failures=row.failures,
+        in_doubt=row.in_doubt,
+        suspect_since=row.suspect_since,
+        reason=row.last_reason,
+    )
+    return Claim(
+        lease_id=lease_id,
+        trigger=trigger,
+        claimed_at=row.attempt_began_at,
+        opened_at=opened_at,
+        app_id=row.app_id,
+        environment=row.environment,
+        client_id=row.client_id,
+        grant_number=row.grant_number,
+        token_version=row.token_version,
+        refresh_token=row.refresh_token,
+        fingerprint=row.refresh_token_fingerprint,
+        standing=standing,
+        blocked=frozenset(row.blocked),
+        probing=row.probing,
+        has_candidates=row.has_candidates,
+    )
+
+
+def _arrays(keys: Sequence[Keys]) -> dict[str, list[int] | list[bytes]]:
+    pairs = [(key.app_id, secret_hash) for key in keys for secret_hash in key.secret_hashes]
+    return {"key_apps": [app_id for app_id, _ in pairs], "key_hashes": [secret_hash for _, secret_hash in pairs]}
+
+
+# In the order in which a person would want to hear it.
+_WHY_NOT = """
+SELECT CASE
+    WHEN g.frozen OR c.frozen THEN 'frozen'
+    WHEN c.status = 'disconnected' THEN 'disconnected'
+    WHEN c.next_refresh_at IS NULL THEN c.status
+    WHEN NOT c.app_id = ANY (%(key_apps)s::int[]) THEN 'no_keys'
+    WHEN c.lease_id IS NOT NULL AND c.leased_until > now() AND NOT c.in_doubt THEN 'in_progress'
+    WHEN %(max_age)s::interval IS NULL AND c.next_refresh_at > now() THEN 'not_due'
+    WHEN c.last_outcome = 'refreshed'
+        AND (c.attempt_began_at > now() - %(max_age)s::interval
+             OR c.access_expires_at > now() + %(min_ttl)s::interval) THEN 'fresh'
+    WHEN a.throttled_until > now() THEN 'throttled'
+    WHEN EXISTS (SELECT FROM qbo.app_blocks b WHERE b.app_id = c.app_id AND b.blocked_at IS NOT NULL) THEN 'blocked'
+    WHEN c.not_before > now() OR c.lease_id IS NOT NULL THEN COALESCE(c.last_reason, 'in_doubt')
+    ELSE 'in_progress' END AS reason
+FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id CROSS JOIN qbo.control g
+WHERE c.id = %(id)s
+"""
+
+
+def why_not(db: Database, connection_id: int, *, freshness: Freshness, keys: Sequence[Keys]) -> str:
+    """Return in a word why a claim came to nothing, as it looks a moment later."""
+    row = db.execute(
+        _WHY_NOT,
+        {"id": connection_id, "max_age": freshness.max_age, "min_ttl": freshness.min_ttl, **_arrays(keys)},
+    ).one_or_none()
+    return "unknown_connection" if row is None else str(row.reason)

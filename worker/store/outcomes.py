@@ -1,0 +1,217 @@
+"""Writing down what an attempt came to: a save compares the version, a failure the lease and the version.
+
+A late success is kept and a late failure is dropped: a token in hand outranks a lost lease.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qbo_refresh.status import Event, Hold, Status
+from worker.attempt import Saved, Source
+from worker.policy import AppEffect
+from worker.store import events
+from worker.store.candidates import add_candidate, drop_candidates
+
+if TYPE_CHECKING:
+    from worker.attempt import Claim, Record, SealedGrant
+    from worker.database import Database
+    from worker.policy import Decision
+
+_SET_TOKENS = """
+    refresh_token = %(refresh_token)s, refresh_token_fingerprint = %(fingerprint)s,
+    previous_refresh_token = CASE WHEN %(rotated)s THEN %(presented)s ELSE c.previous_refresh_token END,
+    previous_refresh_token_fingerprint =
+        CASE WHEN %(rotated)s THEN %(presented_fingerprint)s ELSE c.previous_refresh_token_fingerprint END,
+    access_token = %(access_token)s, token_obtained_at = now(), token_version = c.token_version + 1,
+    access_expires_at = now() + %(access_lifetime)s::interval,
+    refresh_expires_at = now() + %(refresh_lifetime)s::interval,
+    hard_expires_at = COALESCE(now() + %(hard_lifetime)s::interval, c.hard_expires_at),
+    lease_id = NULL, leased_until = NULL, in_doubt = false, suspect_since = NULL, not_before = NULL, failures = 0,
+    status = 'active', next_refresh_at = now() + %(next_refresh_in)s::interval, last_refreshed_at = now(),
+    last_outcome = 'refreshed', last_reason = %(reason)s
+"""
+
+_LEDGER_COLUMNS = """
+    (attempt_id, connection_id, token_version, trigger, worker, began_at, duration_ms, outcome, reason, http_status,
+     intuit_tid, posts, secret, fingerprint_before, fingerprint_after, exposed_us)
+"""
+_LEDGER_VALUES = """
+    %(attempt_id)s, %(id)s, %(version)s, %(trigger)s, %(worker)s, %(began_at)s, %(duration_ms)s, %(outcome)s,
+    %(reason)s, %(http_status)s, %(intuit_tid)s, %(posts)s, %(secret)s, %(fingerprint_before)s,
+    %(fingerprint_after)s::bytea, %(exposed_us)s::int
+"""
+# The same attempt may have been called abandoned meanwhile: what it says of itself is better.
+_LEDGER_CONFLICT = """
+    ON CONFLICT (attempt_id) DO UPDATE SET duration_ms = EXCLUDED.duration_ms, outcome = EXCLUDED.outcome,
+        reason = EXCLUDED.reason, http_status = EXCLUDED.http_status, intuit_tid = EXCLUDED.intuit_tid,
+        posts = EXCLUDED.posts, secret = EXCLUDED.secret, fingerprint_after = EXCLUDED.fingerprint_after,
+        exposed_us = EXCLUDED.exposed_us
+"""
+
+# The ordinary success, in one statement: nothing to lift, nobody to tell, the lease still ours. One statement is one
+# transaction. Whatever it does not cover matches no row, and `_save_fully` finds out why.
+_SAVE_PLAINLY = f"""
+WITH saved AS (
+    UPDATE qbo.connections c SET {_SET_TOKENS}
+    WHERE c.id = %(id)s AND c.token_version = %(version)s AND c.lease_id = %(attempt_id)s AND c.status = 'active'
+      AND NOT EXISTS (SELECT FROM qbo.app_blocks b WHERE b.app_id = c.app_id AND b.secret_hash = %(secret_hash)s)
+    RETURNING c.id
+)
+INSERT INTO qbo.refresh_attempts {_LEDGER_COLUMNS} SELECT {_LEDGER_VALUES} FROM saved
+"""  # noqa: S608  # composed of the constants above
+
+_LOCK = """
+SELECT c.status, c.token_version, c.refresh_token_fingerprint,
+       EXISTS (SELECT FROM qbo.refresh_attempts r WHERE r.attempt_id = %(attempt_id)s AND r.outcome = 'refreshed')
+           AS applied
+FROM qbo.connections c WHERE c.id = %(id)s FOR UPDATE
+"""
+_UPDATE_TOKENS = f"UPDATE qbo.connections c SET {_SET_TOKENS} WHERE c.id = %(id)s"  # noqa: S608  # constants
+_WRITE_LEDGER = f"INSERT INTO qbo.refresh_attempts {_LEDGER_COLUMNS} VALUES ({_LEDGER_VALUES}) {_LEDGER_CONFLICT}"  # noqa: S608
+
+
+def save(db: Database, claim: Claim, grant: SealedGrant, decision: Decision, record: Record) -> Saved:
+    """Put a new grant's tokens into the row if its version is still the claimed one. One transaction."""
+    values = _grant_values(claim, grant) | _ledger_values(claim, decision, record)
+    values["fingerprint_after"] = grant.received.fingerprint
+    values["next_refresh_in"] = decision.next_refresh_in
+    plain = not (claim.has_candidates or grant.candidate_ids)
+    if plain and db.execute(_SAVE_PLAINLY, values).rowcount == 1:
+        return Saved.SAVED
+    with db.transaction():
+        return _save_fully(db, claim, grant, values)
+
+
+def _save_fully(db: Database, claim: Claim, grant: SealedGrant, values: dict[str, Any]) -> Saved:
+    row = db.execute(_LOCK, values).one_or_none()
+    if row is None:
+        return Saved.GONE
+    if row.applied:
+        return Saved.BEFORE
+    if row.token_version != claim.token_version:
+        if row.status == Status.DISCONNECTED:
+            return Saved.DISCONNECTED
+        return Saved.BEFORE if row.refresh_token_fingerprint == grant.received.fingerprint else Saved.OVERTAKEN
+    db.execute(_UPDATE_TOKENS, values)
+    db.execute(_WRITE_LEDGER, values)
+    drop_candidates(db, claim.connection_id, disposed=grant.candidate_ids, older_than=claim.token_version)
+    if row.status == Status.NEEDS_REAUTH:
+        events.emit(db, claim.connection_id, Event.RECOVERED)
+    lifted = events.lift(db, claim.connection_id, (Hold.REAUTH, Hold.SUSPECT))
+    if Hold.REAUTH in lifted and not events.is_held(db, claim.connection_id):
+        events.emit(db, claim.connection_id, Event.SYNC_RESUMED)
+    unblocked = db.execute(
+        "DELETE FROM qbo.app_blocks WHERE app_id = %(app)s AND secret_hash = %(secret_hash)s RETURNING blocked_at",
+        {"app": claim.app_id, "secret_hash": values["secret_hash"]},
+    ).one_or_none()
+    if unblocked is not None and unblocked.blocked_at is not None:
+        events.emit_for_app(db, Event.APP_UNBLOCKED, environment=claim.environment, client_id=claim.client_id)
+    return Saved.SAVED
+
+
+_SAVE_BARE = """
+UPDATE qbo.connections c SET
+    refresh_token = %(refresh_token)s, refresh_token_fingerprint = %(fingerprint)s,
+    previous_refresh_token = c.refresh_token, previous_refresh_token_fingerprint = c.refresh_token_fingerprint,
+    access_token = %(access_token)s, access_expires_at = now(), refresh_expires_at = NULL,
+    token_version = c.token_version + 1, token_obtained_at = now(),
+    lease_id = NULL, leased_until = NULL, in_doubt = false, next_refresh_at = now()
+WHERE c.id = %(id)s AND c.token_version = %(version)s
+"""
+
+
+def save_bare(db: Database, claim: Claim, grant: SealedGrant) -> Saved:
+    """Save the tokens alone, with unknown lifetimes: the whole save was refused for a reason that will not pass."""
+    done = db.execute(_SAVE_BARE, _grant_values(claim, grant)).rowcount == 1
+    return Saved.SAVED if done else Saved.OVERTAKEN
+
+
+_CONCLUDE = """
+UPDATE qbo.connections c
+SET status = %(status)s, failures = %(failures)s, last_outcome = %(outcome)s, last_reason = %(reason)s,
+    next_refresh_at = now() + %(next_refresh_in)s::interval, not_before = now() + %(not_before_in)s::interval,
+    suspect_since = CASE WHEN %(status)s = 'suspect' THEN COALESCE(c.suspect_since, now()) ELSE c.suspect_since END,
+    in_doubt = c.in_doubt OR %(keep_lease)s,
+    lease_id = CASE WHEN %(keep_lease)s THEN c.lease_id END,
+    leased_until = CASE WHEN %(keep_lease)s THEN c.leased_until END
+WHERE c.id = %(id)s AND c.lease_id = %(attempt_id)s AND c.token_version = %(version)s
+RETURNING c.previous_refresh_token, c.previous_refresh_token_fingerprint
+"""
+
+
+def conclude(db: Database, claim: Claim, decision: Decision, record: Record) -> bool:
+    """Write what a failure changes; False if lease or version are no longer the claimed ones. One transaction."""
+    values = _ledger_values(claim, decision, record) | {
+        "status": decision.status,
+        "failures": decision.failures,
+        "next_refresh_in": decision.next_refresh_in,
+        "not_before_in": decision.not_before_in,
+        "keep_lease": decision.keep_lease,
+        "fingerprint_after": None,
+    }
+    with db.transaction():
+        row = db.execute(_CONCLUDE, values).one_or_none()
+        if row is None:
+            return False
+        db.execute(_WRITE_LEDGER, values)
+        if decision.present_previous and row.previous_refresh_token is not None:
+            add_candidate(
+                db,
+                connection_id=claim.connection_id,
+                grant_number=claim.grant_number,
+                base_version=claim.token_version - 1,
+                source=Source.PREVIOUS,
+                refresh_token=row.previous_refresh_token,
+                fingerprint=row.previous_refresh_token_fingerprint,
+            )
+        if decision.hold is Hold.REAUTH:
+            events.lift(db, claim.connection_id, (Hold.SUSPECT,))
+        if decision.hold is not None:
+            events.hold(db, claim.connection_id, decision.hold)
+        for event in decision.events:
+            events.emit(db, claim.connection_id, event, reason=decision.reason)
+        if decision.app_effect is AppEffect.THROTTLE or decision.throttle is not None:
+            db.execute(
+                "UPDATE qbo.apps SET throttled_until = GREATEST(throttled_until, now() + %(pause)s::interval)"
+                " WHERE id = %(app)s",
+                {"app": claim.app_id, "pause": decision.throttle},
+            )
+        return True
+
+
+def _grant_values(claim: Claim, grant: SealedGrant) -> dict[str, Any]:
+    return {
+        "id": claim.connection_id,
+        "version": claim.token_version,
+        "refresh_token": grant.received.refresh_token,
+        "fingerprint": grant.received.fingerprint,
+        "rotated": grant.rotated,
+        "presented": grant.presented[0],
+        "presented_fingerprint": grant.presented[1],
+        "access_token": grant.access_token,
+        "access_lifetime": grant.access_lifetime,
+        "refresh_lifetime": grant.refresh_lifetime,
+        "hard_lifetime": grant.hard_lifetime,
+    }
+
+
+def _ledger_values(claim: Claim, decision: Decision, record: Record) -> dict[str, Any]:
+    return {
+        "attempt_id": claim.lease_id,
+        "id": claim.connection_id,
+        "version": claim.token_version,
+        "trigger": claim.trigger,
+        "worker": record.worker,
+        "began_at": claim.claimed_at,
+        "duration_ms": record.duration_ms,
+        "outcome": decision.outcome,
+        "reason": decision.reason,
+        "http_status": record.http_status,
+        "intuit_tid": record.intuit_tid,
+        "posts": record.posts,
+        "secret": record.secret,
+        "secret_hash": record.secret_hash,
+        "fingerprint_before": claim.fingerprint,
+        "exposed_us": record.exposed_us,
+    }
