@@ -33,7 +33,7 @@ control = sa.Table(
     "control",
     metadata,
     # One row for the whole database, read in every claim.
-    sa.Column("only", sa.Boolean, primary_key=True, server_default=sa.true()),
+    sa.Column("one_row", sa.Boolean, primary_key=True, server_default=sa.true()),
     sa.Column("frozen", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("frozen_reason", sa.Text),
     sa.Column("system_identifier", sa.Text),
@@ -42,7 +42,7 @@ control = sa.Table(
     sa.Column("epoch_since", _when, nullable=False, server_default=sa.func.now()),
     # Two beats are harmless: a sweep starts only if the last one began long enough ago.
     sa.Column("swept_at", _when),
-    sa.CheckConstraint("only", name="only"),
+    sa.CheckConstraint("one_row", name="one_row"),
 )
 
 apps = sa.Table(

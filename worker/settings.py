@@ -17,7 +17,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from qbo_refresh.errors import QboRefreshError
 from qbo_refresh.sealing import Keyring, Lookup
 from qbo_refresh.secret import Secret
-from worker.intuit import Endpoint
 from worker.policy import Pace
 
 if TYPE_CHECKING:
@@ -31,6 +30,14 @@ _INTUIT_HOSTS = frozenset({"oauth.platform.intuit.com", "developer.api.intuit.co
 
 class SettingsError(QboRefreshError):
     """A setting is missing or malformed. The text names the variable and the mend, never its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where Intuit listens."""
+
+    token_url: str
+    revoke_url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,7 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = None
     migration_database_url: SecretStr | None = None
-    database_schema: str = Field("qbo", pattern=r"[a-z_][a-z0-9_]{0,62}\Z")
+    database_schema: str = Field("qbo", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
     redis_url: SecretStr | None = None
     token_keys: SecretStr | None = None
     token_keys_file: Path | None = None

@@ -11,7 +11,7 @@ depends_on = None
 
 _TABLES = """
 CREATE TABLE control (
-    only boolean NOT NULL DEFAULT true CONSTRAINT control_only_check CHECK (only),
+    one_row boolean NOT NULL DEFAULT true CONSTRAINT control_one_row_check CHECK (one_row),
     frozen boolean NOT NULL DEFAULT false,
     frozen_reason text,
     system_identifier text,
@@ -19,7 +19,7 @@ CREATE TABLE control (
     epoch integer NOT NULL DEFAULT 1,
     epoch_since timestamptz NOT NULL DEFAULT now(),
     swept_at timestamptz,
-    CONSTRAINT control_pkey PRIMARY KEY (only)
+    CONSTRAINT control_pkey PRIMARY KEY (one_row)
 );
 INSERT INTO control DEFAULT VALUES;
 

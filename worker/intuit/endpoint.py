@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qbo_refresh.secret import Secret
+    from worker.settings import Endpoint
     from worker.tokens import TokenSet
 
 _CLIENT_CODES = frozenset({"invalid_client", "unauthorized_client"})
@@ -34,14 +35,6 @@ _CLIENT_CODES = frozenset({"invalid_client", "unauthorized_client"})
 # stranger writes into an answer does not go into our ledger, logs and metrics.
 _REQUEST_CODES = frozenset({"invalid_request", "invalid_scope", "unsupported_grant_type"})
 _LONGEST_TID = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where Intuit listens."""
-
-    token_url: str
-    revoke_url: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ import socket
 import struct
 import sys
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from urllib3.util.connection import allowed_gai_family
 from worker import clock
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 BODY_CAP_BYTES = 64 * 1024
 IDLE_LIMIT_S = 15.0
@@ -159,7 +158,7 @@ class _Guarded(HTTPConnection):
                 return sock
         raise NewConnectionError(self, f"no address of the host could be connected to ({failure})") from failure
 
-    def request(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def request(self, *args: Any, **kwargs: Any) -> None:
         """Write head and body in one go, so that no freeze can fall between the gate and half a request."""
         self._held = bytearray()
         try:

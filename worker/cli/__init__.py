@@ -1,0 +1,64 @@
+"""The command line, `qbo-refresh`. Exit status: 0 done, 1 found wrong, 2 used wrongly or not able to."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+from sqlalchemy.exc import DBAPIError
+
+from qbo_refresh.errors import QboRefreshError
+
+# Each command is imported when it is used: `--help` and `refresh` need neither the demo nor the servers.
+COMMANDS = {
+    "migrate": "worker.cli.database:migrate",
+    "refresh": "worker.cli.connection:refresh",
+    "freeze": "worker.cli.connection:freeze",
+    "thaw": "worker.cli.connection:thaw",
+    "keys": "worker.cli.keys:keys",
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # as above
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="qbo-refresh-worker", prog_name="qbo-refresh")
+def cli() -> None:
+    """Keep QuickBooks Online connections alive.
+
+    Settings come from the environment and from a .env file. A CONNECTION is our id (7), a host's own id
+    (external:acme-1) or a QuickBooks company (realm:-, which reads the id from standard input).
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit with its status."""
+    try:
+        status: Any = cli.main(arguments, prog_name="qbo-refresh", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code if error.exit_code != 1 else 2)
+    except click.Abort:
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
+    except QboRefreshError as error:
+        click.echo(f"qbo-refresh: {error}", err=True)
+        sys.exit(2)
+    except DBAPIError as error:
+        # The driver's text may quote values; its class and code do not.
+        state = getattr(error.orig, "sqlstate", None)
+        click.echo(f"qbo-refresh: PostgreSQL refused this ({type(error.orig).__name__}, SQLSTATE {state}).", err=True)
+        sys.exit(2)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,30 @@
+"""`keys`: making keys."""
+
+from __future__ import annotations
+
+import click
+
+from qbo_refresh import sealing
+from worker.cli.common import json_option, print_json
+
+
+@click.group()
+def keys() -> None:
+    """Make the keys that seal tokens."""
+
+
+@keys.command()
+@click.option("--id", "key_id", default="k1", show_default=True, help="The new key's id, written into each blob.")
+@json_option
+def new(*, key_id: str, as_json: bool) -> None:
+    """Print a new TOKEN_KEYS and LOOKUP_KEY, for a .env file or a secret store.
+
+    Lose TOKEN_KEYS and every customer must reconnect: keep a copy apart from the database.
+    """
+    made = {"TOKEN_KEYS": f"{key_id}:{sealing.new_key()}", "LOOKUP_KEY": sealing.new_key()}
+    sealing.Keyring.from_text(made["TOKEN_KEYS"])
+    if as_json:
+        print_json(made)
+    else:
+        for name, value in made.items():
+            click.echo(f"{name}={value}")

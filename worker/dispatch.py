@@ -1,0 +1,105 @@
+"""The sweep: marks due connections as queued, commits, then publishes one message for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from worker import log
+from worker.store import dispatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime, timedelta
+
+    from worker.attempt import Keys
+    from worker.database import Database
+
+BATCH = 1000
+MINUTES_QUEUED_AT_MOST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a sweep works with.
+
+    Attributes:
+        per_sweep: Publish at most so many connections.
+        every: The time between two sweeps.
+        mark: How long a published connection counts as queued.
+        queue_length: Asks the broker how many messages wait.
+        publish: Sends one message for each id.
+    """
+
+    db: Database
+    keys: Sequence[Keys]
+    per_sweep: int
+    per_minute: int
+    every: timedelta
+    mark: timedelta
+    queue_length: Callable[[], int]
+    publish: Callable[[Sequence[int]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep did; `skipped` says why it did nothing, None if it ran."""
+
+    published: int
+    skipped: str | None = None
+
+
+def dispatch_due(sweep: Sweep) -> Swept:
+    """Publish what is due, in batches, so that a fleet of any size takes the memory of one batch.
+
+    Two dispatchers at once, a backlog of sweep messages and a flushed broker are harmless: the marks decide.
+    """
+    if sweep.queue_length() > MINUTES_QUEUED_AT_MOST * sweep.per_minute:
+        return _skipped("queue_full")
+    if not dispatch.begin_sweep(sweep.db, every=sweep.every):
+        return _skipped("swept_already")
+    usable, probing = dispatch.open_apps(sweep.db, sweep.keys)
+    published = 0
+    for app_id in probing:
+        published += _publish_due(sweep, [app_id], budget=1)
+    for app_id in usable:
+        published += _publish_urgent(sweep, app_id, budget=sweep.per_sweep - published)
+    published += _publish_due(sweep, usable, budget=sweep.per_sweep - published)
+    log.info("sweep", published=published)
+    return Swept(published)
+
+
+def _publish_urgent(sweep: Sweep, app_id: int, *, budget: int) -> int:
+    published = 0
+    while published < budget:
+        limit = min(BATCH, budget - published)
+        ids = dispatch.mark_urgent(sweep.db, app_id=app_id, limit=limit, mark=sweep.mark)
+        if ids:
+            sweep.publish(ids)
+        published += len(ids)
+        if len(ids) < limit:
+            break
+    return published
+
+
+def _publish_due(sweep: Sweep, app_ids: Sequence[int], *, budget: int) -> int:
+    """Publish the most overdue of each app in turn, so that a large app does not make a small one wait."""
+    published = 0
+    ends: dict[int, datetime | None] = dict.fromkeys(app_ids)
+    while ends and published < budget:
+        for app_id, after in list(ends.items()):
+            limit = min(BATCH, budget - published)
+            ids, ends[app_id] = dispatch.mark_due(sweep.db, app_id=app_id, limit=limit, mark=sweep.mark, after=after)
+            if ids:
+                sweep.publish(ids)
+            published += len(ids)
+            if len(ids) < limit:
+                del ends[app_id]
+            if published >= budget:
+                break
+    return published
+
+
+def _skipped(reason: str) -> Swept:
+    log.info("sweep.skipped", reason=reason)
+    return Swept(0, reason)

@@ -1,0 +1,132 @@
+"""Puts one process together from its settings: the only place that knows which adapter serves which use case."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from worker import schema, settings
+from worker.attempt import Keys
+from worker.database import Database
+from worker.escrow import RedisEscrow
+from worker.intuit import IntuitEndpoint
+from worker.refresh import ClientSecret, Refresher
+from worker.store import apps
+from worker.store.postgres import PostgresStore
+
+if TYPE_CHECKING:
+    from qbo_refresh.sealing import Lookup
+    from worker.settings import App, Settings
+
+# A stopping worker has 25 s: one POST of 20 s and its save. What is not saved by then is in the escrow.
+STOP_WITHIN = timedelta(seconds=22)
+
+
+@dataclass(slots=True)
+class Stop:
+    """Whether this process is being stopped, and since when."""
+
+    db: Database
+    since: float | None = None
+
+    def begin(self) -> None:
+        """Claim nothing from now on; finish what is in flight."""
+        self.since = self.since or time.monotonic()
+        self.db.stopping.set()
+
+    def time_is_up(self) -> bool:
+        """Tell whether a save that PostgreSQL does not take must be left to the escrow."""
+        return self.since is not None and time.monotonic() - self.since > STOP_WITHIN.total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One process's adapters and use cases."""
+
+    settings: Settings
+    db: Database
+    stop: Stop
+    keys: tuple[Keys, ...]
+    refresher: Refresher
+
+    def may_claim(self) -> bool:
+        """Tell whether new work may begin: no save waits for the database, nobody has asked this process to stop."""
+        return not self.db.is_struggling and self.stop.since is None
+
+    def close(self) -> None:
+        """Close the connections to PostgreSQL."""
+        self.db.close()
+
+
+def worker_name() -> str:
+    """Return this process's name in the ledger: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def secrets_of(db: Database, lookup: Lookup, configured: tuple[App, ...]) -> dict[int, tuple[ClientSecret, ...]]:
+    """Return app id → its client secrets, the one in use first. Apps that are new are made."""
+    return {
+        apps.ensure(db, environment=app.environment, client_id=app.client_id): tuple(
+            ClientSecret(name, secret, lookup.secret_hash(secret))
+            for name, secret in zip(("current", "previous"), app.secrets, strict=False)
+        )
+        for app in configured
+    }
+
+
+def build(config: Settings) -> Runtime:
+    """Put a process together.
+
+    Raises:
+        SettingsError, BadKeys: Something is missing or malformed.
+        DatabaseUnavailable: PostgreSQL cannot be reached.
+        NotMigrated: Its tables are missing or older than this code.
+    """
+    endpoint, keyring, lookup, configured = config.endpoint(), config.keyring(), config.lookup(), config.apps()
+    escrow = RedisEscrow(config.redis())
+    db = Database(config.database(), schema=config.database_schema)
+    stop = Stop(db)
+    schema.check(db, config)
+    secrets = secrets_of(db, lookup, configured)
+    keys = tuple(Keys(app_id, tuple(s.secret_hash for s in mine)) for app_id, mine in secrets.items())
+    name = worker_name()
+    refresher = Refresher(
+        store=PostgresStore(db, keys=keys, pace=config.pace, worker=name, give_up=stop.time_is_up),
+        escrow=escrow,
+        intuit=IntuitEndpoint(endpoint),
+        keyring=keyring,
+        lookup=lookup,
+        pace=config.pace,
+        secrets=secrets,
+        worker=name,
+        may_claim=lambda: not db.is_struggling and stop.since is None,
+    )
+    return Runtime(config, db, stop, keys, refresher)
+
+
+_lock = threading.Lock()
+_current: Runtime | None = None
+
+
+def current() -> Runtime:
+    """Return this process's runtime, put together on first use; a forked child makes its own. Raises as `build`."""
+    global _current  # noqa: PLW0603  # one per process, by design
+    if _current is None:
+        with _lock:
+            if _current is None:
+                _current = build(settings.load())
+    return _current
+
+
+def _forget() -> None:
+    # Sockets and threads do not survive a fork; the parent keeps its own.
+    global _current, _lock  # as above
+    _current, _lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,81 @@
+"""Whether the database has the tables that this code needs. A newer schema is accepted: a roll-back must run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sqlalchemy.exc
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.script.revision import ResolutionError
+
+from qbo_refresh.errors import QboRefreshError
+from worker.database import DatabaseUnavailable, is_passing, sqlstate
+
+if TYPE_CHECKING:
+    from worker.database import Database
+    from worker.settings import Settings
+
+_INI = Path(__file__).resolve().parent.parent / "alembic.ini"
+_UNDEFINED_TABLE, _INVALID_SCHEMA, _NO_PRIVILEGE = "42P01", "3F000", "42501"
+
+
+class NotMigrated(QboRefreshError):
+    """The tables are missing, or older than this code."""
+
+
+def alembic_config() -> Config:
+    """Return Alembic's configuration for the migrations that come with this code."""
+    return Config(_INI)
+
+
+def revision(db: Database) -> str | None:
+    """Return the revision that the database is at; None if it has no tables of ours.
+
+    Raises:
+        DatabaseUnavailable: It cannot be asked.
+        NotMigrated: It may not be read by this role.
+    """
+    try:
+        row = db.execute("SELECT version_num FROM qbo.alembic_version").one_or_none()
+    except sqlalchemy.exc.DBAPIError as error:
+        db.drop_connection()
+        if sqlstate(error) in (_UNDEFINED_TABLE, _INVALID_SCHEMA):
+            return None
+        if sqlstate(error) == _NO_PRIVILEGE:
+            raise NotMigrated("The role of DATABASE_URL may not read the schema's tables: grant it that.") from error
+        if is_passing(error):
+            raise DatabaseUnavailable(_unreachable(error)) from error
+        raise
+    return str(row.version_num) if row else None
+
+
+def _unreachable(error: sqlalchemy.exc.DBAPIError) -> str:
+    # The driver's own text can quote the URL; its first line, without what follows "connection to", says enough.
+    state = sqlstate(error)
+    why = {"28P01": "it refuses the password", "3D000": "it has no such database", "28000": "it refuses the role"}
+    return (
+        f"PostgreSQL at DATABASE_URL cannot be reached: {why.get(state or '', 'is it running, and is the URL right')}."
+    )
+
+
+def check(db: Database, config: Settings) -> None:
+    """Return if this code can work on the database's tables.
+
+    Raises:
+        NotMigrated: It cannot: they are missing or older.
+        DatabaseUnavailable: PostgreSQL cannot be reached.
+    """
+    at = revision(db)
+    script = ScriptDirectory.from_config(alembic_config())
+    if at is None:
+        raise NotMigrated(f"The schema {config.database_schema!r} has no tables yet: run `qbo-refresh migrate`.")
+    head = script.get_current_head()
+    if at == head:
+        return
+    try:
+        script.get_revision(at)
+    except ResolutionError:
+        return  # made by a newer release
+    raise NotMigrated(f"The tables are at revision {at}, this code needs {head}: run `qbo-refresh migrate`.")

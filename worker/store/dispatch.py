@@ -1,0 +1,93 @@
+"""What the sweep asks: which connections are due, most urgent first. Rows that cannot go are not in its way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker.policy import NEAR_EXPIRY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime, timedelta
+
+    from worker.attempt import Keys
+    from worker.database import Database
+
+# Half a period: a second beat, or a backlog of sweep messages, starts nothing; a beat that is a little early does.
+_BEGIN = """
+UPDATE qbo.control SET swept_at = now()
+WHERE NOT frozen AND (swept_at IS NULL OR swept_at <= now() - %(half)s::interval OR swept_at > now())
+"""
+
+
+def begin_sweep(db: Database, *, every: timedelta) -> bool:
+    """Start a sweep; False if another began within half a period, or everything is frozen."""
+    return db.execute(_BEGIN, {"half": every / 2}).rowcount == 1
+
+
+# An app goes as a whole if one of its secrets here is not blocked and it is not throttled.
+_OPEN_APPS = """
+SELECT a.id,
+       EXISTS (SELECT FROM unnest(%(key_apps)s::int[], %(key_hashes)s::bytea[]) AS k (app_id, hash)
+               WHERE k.app_id = a.id AND NOT EXISTS (
+                   SELECT FROM qbo.app_blocks b
+                   WHERE b.app_id = k.app_id AND b.secret_hash = k.hash AND b.blocked_at IS NOT NULL)) AS usable,
+       EXISTS (SELECT FROM qbo.app_blocks b
+               WHERE b.app_id = a.id AND b.secret_hash = ANY (%(key_hashes)s::bytea[])
+                 AND b.blocked_at IS NOT NULL AND b.probe_at <= now()) AS probe
+FROM qbo.apps a
+WHERE a.id = ANY (%(key_apps)s::int[]) AND (a.throttled_until IS NULL OR a.throttled_until <= now())
+"""
+
+
+def open_apps(db: Database, keys: Sequence[Keys]) -> tuple[list[int], list[int]]:
+    """Return the apps that may go, and those that are blocked but may let one connection through as a probe."""
+    rows = db.execute(
+        _OPEN_APPS,
+        {
+            "key_apps": [key.app_id for key in keys for _ in key.secret_hashes],
+            "key_hashes": [secret_hash for key in keys for secret_hash in key.secret_hashes],
+        },
+    ).all()
+    return [row.id for row in rows if row.usable], [row.id for row in rows if not row.usable and row.probe]
+
+
+# Rows that another dispatcher has locked or marked, and those under a lease, are passed over.
+_MARK = """
+WITH picked AS (
+    SELECT id FROM qbo.connections
+    WHERE app_id = %(app)s AND due_at <= now() AND NOT frozen AND {which}
+      AND (queued_until IS NULL OR queued_until <= now()) AND (lease_id IS NULL OR leased_until <= now())
+    ORDER BY {order} LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+UPDATE qbo.connections c SET queued_until = now() + %(mark)s::interval FROM picked WHERE c.id = picked.id
+RETURNING c.id, c.due_at
+"""
+_MARK_URGENT = _MARK.format(which="refresh_expires_at <= now() + %(near)s::interval", order="refresh_expires_at")
+# The cursor keeps a sweep of any size from walking over its own marks again with each batch.
+_MARK_ORDINARY = _MARK.format(which="due_at >= COALESCE(%(after)s::timestamptz, '-infinity')", order="due_at")
+
+
+def mark_urgent(db: Database, *, app_id: int, limit: int, mark: timedelta) -> list[int]:
+    """Mark up to `limit` due connections whose grants die soon, the soonest first; return their ids."""
+    rows = db.execute(_MARK_URGENT, {"app": app_id, "near": NEAR_EXPIRY, "limit": limit, "mark": mark})
+    return [row.id for row in rows]
+
+
+def mark_due(
+    db: Database, *, app_id: int, limit: int, mark: timedelta, after: datetime | None = None
+) -> tuple[list[int], datetime | None]:
+    """Mark up to `limit` due connections of an app as queued, the most overdue first.
+
+    Args:
+        db: The database.
+        app_id: One of `open_apps`.
+        limit: At most so many.
+        mark: How long the mark holds: a message that is lost is published again after it.
+        after: Where the last batch of this sweep ended; None for the first.
+
+    Returns:
+        Their ids, and where this batch ended; None if nothing was left.
+    """
+    rows = db.execute(_MARK_ORDINARY, {"app": app_id, "after": after, "limit": limit, "mark": mark}).all()
+    return [row.id for row in rows], max((row.due_at for row in rows), default=None)

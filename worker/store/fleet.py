@@ -1,0 +1,54 @@
+"""Reading and marking connections for people and programs: by name, by label, all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worker.database import Database
+
+
+def ids_by_id(db: Database, connection_id: int) -> list[int]:
+    """Return the id itself if there is such a connection."""
+    return [row.id for row in db.execute("SELECT id FROM qbo.connections WHERE id = %(id)s", {"id": connection_id})]
+
+
+def ids_by_external_id(db: Database, external_id: str) -> list[int]:
+    """Return the connection that a host's own id names."""
+    rows = db.execute(
+        "SELECT connection_id AS id FROM qbo.external_ids WHERE external_id = %(value)s", {"value": external_id}
+    )
+    return [row.id for row in rows]
+
+
+def ids_by_realm_hash(db: Database, realm_hash: bytes) -> list[int]:
+    """Return the connections of a company: one for each app at most."""
+    rows = db.execute("SELECT id FROM qbo.connections WHERE realm_hash = %(hash)s ORDER BY id", {"hash": realm_hash})
+    return [row.id for row in rows]
+
+
+_ONLY = "(%(id)s::bigint IS NULL OR id = %(id)s) AND (%(label)s::text IS NULL OR label = %(label)s)"
+
+
+def set_frozen(db: Database, *, frozen: bool, connection_id: int | None = None, label: str | None = None) -> int:
+    """Freeze or thaw one connection or those of a label, and return how many changed."""
+    statement = f"UPDATE qbo.connections SET frozen = %(frozen)s WHERE frozen <> %(frozen)s AND {_ONLY}"  # noqa: S608  # constants
+    return db.execute(statement, {"frozen": frozen, "id": connection_id, "label": label}).rowcount
+
+
+def set_all_frozen(db: Database, *, frozen: bool, reason: str | None) -> bool:
+    """Freeze or thaw everything through the control row, which every claim reads; False if it was so already."""
+    changed = db.execute(
+        "UPDATE qbo.control SET frozen = %(frozen)s, frozen_reason = %(reason)s WHERE frozen <> %(frozen)s",
+        {"frozen": frozen, "reason": reason},
+    )
+    return changed.rowcount == 1
+
+
+def leased_now(db: Database, *, connection_id: int | None = None, label: str | None = None) -> int:
+    """Return how many of these have an attempt under way: a freeze lets those finish."""
+    row = db.execute(
+        f"SELECT count(*) AS n FROM qbo.connections WHERE leased_until > now() AND {_ONLY}",  # noqa: S608  # constants
+        {"id": connection_id, "label": label},
+    ).one()
+    return int(row.n)
