@@ -1,0 +1,53 @@
+# One virtual environment, .venv, with everything at the versions and hashes of requirements/; "make" lists what there is.
+# ARGS goes to the program: make test ARGS="-k lease", make demo ARGS="--help".
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format types imports bench lock clean
+
+BIN := .venv/bin
+UV ?= uv
+# Inputs of the pins; --no-config and --no-header keep this machine's settings and paths out of them.
+COMPILE := $(UV) --no-config pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+	--constraint requirements/constraints.txt pyproject.toml
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/.demo ## Run the whole worker on embedded servers against the simulator
+	@$(BIN)/qbo-refresh demo $(ARGS)
+
+test: .venv/.dev ## Run all tests, two at a time
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+lint: .venv/.dev ## Check style with ruff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: .venv/.dev ## Let ruff lay out the code
+	@$(BIN)/ruff format .
+
+types: .venv/.dev ## Check types with mypy
+	@$(BIN)/python -m mypy
+
+imports: .venv/.dev ## Check that imports run one way
+	@$(BIN)/lint-imports
+
+bench: .venv/.dev ## Measure beside what one would write instead
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lock: ## Renew the pins in requirements/ (needs uv)
+	@command -v $(UV) >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv" >&2; exit 1; }
+	@$(COMPILE) --all-extras --group test --group lint --group bench --group build -o requirements/dev.txt
+	@$(COMPILE) --extra worker --extra flower --extra embedded --extra simulator --extra run --group build \
+		--constraint requirements/dev.txt -o requirements/demo.txt
+
+clean: ## Delete .venv and all caches
+	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.demo: requirements/demo.txt requirements/install pyproject.toml
+	@sh requirements/install demo
+
+.venv/.dev: requirements/dev.txt requirements/install pyproject.toml
+	@sh requirements/install dev
