@@ -10,7 +10,8 @@ from kombu import Exchange, Queue
 
 from beat_schedule import BEAT_SCHEDULE
 from qbo_refresh.errors import QboRefreshError
-from worker import queues, settings
+from worker import lifecycle, queues, settings
+from worker.grouped_events import GroupedEvents
 
 
 def _schedule(sweep_seconds: float) -> dict[str, dict[str, object]]:
@@ -57,10 +58,12 @@ def make(config: settings.Settings) -> Celery:
         timezone="UTC",
         enable_utc=True,
     )
+    app.steps["consumer"].add(GroupedEvents)
     return app
 
 
 try:
+    lifecycle.connect(settings.load())
     app = make(settings.load())
 except QboRefreshError as error:
     sys.stderr.write(f"{error}\n")

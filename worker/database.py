@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 import sqlalchemy as sa
+from psycopg.rows import namedtuple_row
 from sqlalchemy.exc import DBAPIError
 
 from qbo_refresh.errors import QboRefreshError
@@ -98,9 +99,26 @@ class Database:
             statement: SQL with `qbo.` before each table and psycopg's `%(name)s` for parameters.
             parameters: Their values.
         """
-        if self._schema != "qbo":
-            statement = _TABLE.sub(f'"{self._schema}".', statement)
-        return self.connection().exec_driver_sql(statement, parameters or {})
+        return self.connection().exec_driver_sql(self._in_schema(statement), parameters or {})
+
+    def fetch_one(self, statement: str, parameters: Mapping[str, Any]) -> Any:
+        """Run one statement as `execute` does, but on the driver's own cursor; return its row, or None.
+
+        For the two statements of an ordinary refresh: Core's result costs 0.2 ms of CPU more for each of them.
+
+        Raises:
+            DBAPIError: As `execute` would.
+        """
+        driver: psycopg.Connection[Any] | None = self.connection().connection.driver_connection
+        if driver is None:
+            raise DatabaseUnavailable("The connection to PostgreSQL is gone.")
+        try:
+            return driver.cursor(row_factory=namedtuple_row).execute(self._in_schema(statement), parameters).fetchone()
+        except psycopg.Error as error:
+            raise DBAPIError.instance(None, None, error, psycopg.Error, hide_parameters=True) from error
+
+    def _in_schema(self, statement: str) -> str:
+        return statement if self._schema == "qbo" else _TABLE.sub(f'"{self._schema}".', statement)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:

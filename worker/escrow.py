@@ -7,9 +7,12 @@ between the two.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import threading
 import time
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import redis
@@ -27,13 +30,28 @@ _REST_AFTER_FAILURE_S = 5.0
 _VERSIONS = range(-1, 9)
 
 
+# One round trip for both; a copy must not be without an end.
+_PUT = "redis.call('RPUSH', KEYS[1], ARGV[1]) return redis.call('EXPIRE', KEYS[1], ARGV[2])"
+_SETTLE_TOGETHER = 50
+
+
 class RedisEscrow:
     """Implements `worker.attempt.Escrow`: a list per connection, grant and version; no copy replaces another."""
 
     def __init__(self, url: str) -> None:
-        """Connect lazily, with short timeouts: the save waits for this."""
+        """Connect lazily, a connection a thread, with short timeouts: the save waits for this."""
         self._redis = redis.Redis.from_url(url, socket_timeout=1.0, socket_connect_timeout=1.0)
+        self._local = threading.local()
         self._rest_until = 0.0
+        self._settled: deque[str] = deque()
+
+    def _client(self) -> Any:
+        try:
+            client: Any = self._local.client
+        except AttributeError:
+            pool: Any = self._redis  # untyped where it is asked for a connection of one's own
+            client = self._local.client = pool.client()
+        return client
 
     @staticmethod
     def _key(connection_id: int, grant_number: int, base_version: int) -> str:
@@ -45,10 +63,7 @@ class RedisEscrow:
             return False
         key = self._key(received.connection_id, received.grant_number, received.base_version)
         try:
-            with self._redis.pipeline(transaction=False) as pipe:
-                pipe.rpush(key, _encode(received))
-                pipe.expire(key, UNSETTLED_S)
-                pipe.execute()
+            self._client().execute_command("EVAL", _PUT, 1, key, _encode(received), UNSETTLED_S)
         except redis.RedisError as error:
             # A Redis that hangs must cost the fleet one second in five, not one in each refresh.
             self._rest_until = time.monotonic() + _REST_AFTER_FAILURE_S
@@ -57,13 +72,26 @@ class RedisEscrow:
         return True
 
     def settle(self, received: Received) -> None:
-        """Shorten the copy's life to 25 h, counted from now: the save was acknowledged."""
+        """Shorten the copy's life to 25 h: the save was acknowledged. Done for many at a time, sooner or later."""
+        self._settled.append(self._key(received.connection_id, received.grant_number, received.base_version))
+        if len(self._settled) >= _SETTLE_TOGETHER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Do what `settle` has put off. What a killed worker did not flush lives 30 days, and harms nobody."""
+        keys: list[str] = []
+        with contextlib.suppress(IndexError):  # another thread may be taking them too
+            while True:
+                keys.append(self._settled.popleft())
+        if not keys:
+            return
         try:
-            self._redis.expire(
-                self._key(received.connection_id, received.grant_number, received.base_version), SETTLED_S
-            )
+            with self._redis.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.expire(key, SETTLED_S)
+                pipe.execute()
         except redis.RedisError as error:
-            log.debug("escrow.not_settled", connection_id=received.connection_id, error=type(error).__name__)
+            log.debug("escrow.not_settled", count=len(keys), error=type(error).__name__)
 
     def find(self, connection_id: int, *, grant_number: int, base_version: int) -> Sequence[Received]:
         """Return the copies that came after this version or in place of it, oldest first; none if Redis is away."""

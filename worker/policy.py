@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 
 from qbo_refresh.status import Event, Hold, Outcome, Status, may_move
@@ -250,6 +250,7 @@ def slot(connection_id: int) -> timedelta:
 
 def until_slot(connection_id: int, *, now: datetime) -> timedelta:
     """Return how long it is until the connection's own time of day next comes, less than a day."""
+    now = now.astimezone(UTC)  # the database's session may be in any zone
     since_midnight = timedelta(hours=now.hour, minutes=now.minute, seconds=now.second)
     return (slot(connection_id) - since_midnight) % DAY
 

@@ -124,7 +124,9 @@ def refresh(refresher: Refresher, connection_id: int, *, trigger: Trigger, fresh
         return Result(connection_id, Outcome.SKIPPED, reason)
     with deferred():
         result = _attempt(refresher, claim)
-    log.info(
+    # A million ordinary successes a day are in the ledger; a log is for the others.
+    ordinary = trigger is Trigger.SWEEP and result.outcome is Outcome.REFRESHED
+    (log.debug if ordinary else log.info)(
         "refresh",
         connection_id=connection_id,
         outcome=result.outcome,
@@ -188,7 +190,9 @@ def _present(refresher: Refresher, claim: Claim, candidates: list[Candidate], ta
     refused: GrantRejected | None = None
     place = Place(claim.environment, claim.connection_id, claim.grant_number, Field.REFRESH_TOKEN)
     for presentable in _in_order(claim, candidates):
-        token = refresher.keyring.open(presentable.sealed, place)
+        token = _opened(refresher, claim, presentable, place, tally)
+        if token is None:
+            continue
         tally.presented = presentable
         try:
             answer = _ask(refresher, claim, token, tally)
@@ -206,6 +210,25 @@ def _present(refresher: Refresher, claim: Claim, candidates: list[Candidate], ta
     if refused is None:
         raise Unsealable(key_id=None, key_missing=False)
     raise refused
+
+
+def _opened(
+    refresher: Refresher, claim: Claim, presentable: _Presentable, place: Place, tally: _Tally
+) -> Secret | None:
+    """Open a sealed token. A candidate that does not open is None: it must not be in the way of the row's own token.
+
+    One whose key is missing stays untried, so that no verdict comes while the key is away.
+    """
+    try:
+        return refresher.keyring.open(presentable.sealed, place)
+    except Unsealable as error:
+        if presentable.candidate_id is None:
+            raise
+        log.error("candidate.unreadable", connection_id=claim.connection_id, key_missing=error.key_missing)
+        if not error.key_missing:
+            refresher.store.refuse(presentable.candidate_id)
+            tally.disposed += (presentable.candidate_id,)
+        return None
 
 
 def _ask(refresher: Refresher, claim: Claim, token: Secret, tally: _Tally) -> TokenSet:

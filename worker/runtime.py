@@ -50,16 +50,14 @@ class Runtime:
 
     settings: Settings
     db: Database
+    escrow: RedisEscrow
     stop: Stop
     keys: tuple[Keys, ...]
     refresher: Refresher
 
-    def may_claim(self) -> bool:
-        """Tell whether new work may begin: no save waits for the database, nobody has asked this process to stop."""
-        return not self.db.is_struggling and self.stop.since is None
-
     def close(self) -> None:
-        """Close the connections to PostgreSQL."""
+        """Do what the escrow has put off, and close the connections to PostgreSQL."""
+        self.escrow.flush()
         self.db.close()
 
 
@@ -106,7 +104,7 @@ def build(config: Settings) -> Runtime:
         worker=name,
         may_claim=lambda: not db.is_struggling and stop.since is None,
     )
-    return Runtime(config, db, stop, keys, refresher)
+    return Runtime(config, db, escrow, stop, keys, refresher)
 
 
 _lock = threading.Lock()

@@ -189,11 +189,11 @@ def retry_after(headers: Mapping[str, str]) -> timedelta | None:
     """
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
-        return timedelta(seconds=min(int(value[:9]), 10**8))
+        return timedelta(seconds=min(int(value.lstrip("0")[:10] or "0"), 10**9))
     try:
         then = parsedate_to_datetime(value)
         start = parsedate_to_datetime(headers["date"]) if "date" in headers else clock.now()
-    except (ValueError, IndexError, TypeError):
+    except (ValueError, IndexError, TypeError, OverflowError):
         return None
     return max(_aware(then) - _aware(start), timedelta(0))
 

@@ -88,7 +88,7 @@ def claim(
 
     Repeating it with the same `lease_id` returns the lease that an unacknowledged try may have taken.
     """
-    row = db.execute(
+    row = db.fetch_one(
         _CLAIM,
         {
             "id": connection_id,
@@ -101,7 +101,7 @@ def claim(
             "probe_every": probe_every,
             **_arrays(keys),
         },
-    ).one_or_none()
+    )
     if row is None:
         return None
     standing = Standing(

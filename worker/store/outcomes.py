@@ -27,8 +27,10 @@ _SET_TOKENS = """
     access_expires_at = now() + %(access_lifetime)s::interval,
     refresh_expires_at = now() + %(refresh_lifetime)s::interval,
     hard_expires_at = COALESCE(now() + %(hard_lifetime)s::interval, c.hard_expires_at),
-    lease_id = NULL, leased_until = NULL, in_doubt = false, suspect_since = NULL, not_before = NULL, failures = 0,
-    status = 'active', next_refresh_at = now() + %(next_refresh_in)s::interval, last_refreshed_at = now(),
+    -- A late success leaves the lease to who took over: it may be presenting this very token, from the escrow.
+    lease_id = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.lease_id END,
+    leased_until = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.leased_until END,
+    in_doubt = false, suspect_since = NULL, not_before = NULL, failures = 0, status = 'active', next_refresh_at = now() + %(next_refresh_in)s::interval, last_refreshed_at = now(),
     last_outcome = 'refreshed', last_reason = %(reason)s
 """
 
@@ -58,7 +60,7 @@ WITH saved AS (
       AND NOT EXISTS (SELECT FROM qbo.app_blocks b WHERE b.app_id = c.app_id AND b.secret_hash = %(secret_hash)s)
     RETURNING c.id
 )
-INSERT INTO qbo.refresh_attempts {_LEDGER_COLUMNS} SELECT {_LEDGER_VALUES} FROM saved
+INSERT INTO qbo.refresh_attempts {_LEDGER_COLUMNS} SELECT {_LEDGER_VALUES} FROM saved RETURNING connection_id
 """  # noqa: S608  # composed of the constants above
 
 _LOCK = """
@@ -77,7 +79,7 @@ def save(db: Database, claim: Claim, grant: SealedGrant, decision: Decision, rec
     values["fingerprint_after"] = grant.received.fingerprint
     values["next_refresh_in"] = decision.next_refresh_in
     plain = not (claim.has_candidates or grant.candidate_ids)
-    if plain and db.execute(_SAVE_PLAINLY, values).rowcount == 1:
+    if plain and db.fetch_one(_SAVE_PLAINLY, values) is not None:
         return Saved.SAVED
     with db.transaction():
         return _save_fully(db, claim, grant, values)
@@ -90,9 +92,7 @@ def _save_fully(db: Database, claim: Claim, grant: SealedGrant, values: dict[str
     if row.applied:
         return Saved.BEFORE
     if row.token_version != claim.token_version:
-        if row.status == Status.DISCONNECTED:
-            return Saved.DISCONNECTED
-        return Saved.BEFORE if row.refresh_token_fingerprint == grant.received.fingerprint else Saved.OVERTAKEN
+        return _lost(row.status, row.refresh_token_fingerprint, grant)
     db.execute(_UPDATE_TOKENS, values)
     db.execute(_WRITE_LEDGER, values)
     drop_candidates(db, claim.connection_id, disposed=grant.candidate_ids, older_than=claim.token_version)
@@ -110,21 +110,33 @@ def _save_fully(db: Database, claim: Claim, grant: SealedGrant, values: dict[str
     return Saved.SAVED
 
 
+def _lost(status: str, fingerprint: bytes | None, grant: SealedGrant) -> Saved:
+    if status == Status.DISCONNECTED:
+        return Saved.DISCONNECTED
+    return Saved.BEFORE if fingerprint == grant.received.fingerprint else Saved.OVERTAKEN
+
+
 _SAVE_BARE = """
 UPDATE qbo.connections c SET
     refresh_token = %(refresh_token)s, refresh_token_fingerprint = %(fingerprint)s,
     previous_refresh_token = c.refresh_token, previous_refresh_token_fingerprint = c.refresh_token_fingerprint,
     access_token = %(access_token)s, access_expires_at = now(), refresh_expires_at = NULL,
     token_version = c.token_version + 1, token_obtained_at = now(),
-    lease_id = NULL, leased_until = NULL, in_doubt = false, next_refresh_at = now()
+    lease_id = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.lease_id END,
+    leased_until = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.leased_until END,
+    in_doubt = false, suspect_since = NULL, next_refresh_at = now()
 WHERE c.id = %(id)s AND c.token_version = %(version)s
 """
 
 
 def save_bare(db: Database, claim: Claim, grant: SealedGrant) -> Saved:
     """Save the tokens alone, with unknown lifetimes: the whole save was refused for a reason that will not pass."""
-    done = db.execute(_SAVE_BARE, _grant_values(claim, grant)).rowcount == 1
-    return Saved.SAVED if done else Saved.OVERTAKEN
+    values = _grant_values(claim, grant)
+    if db.execute(_SAVE_BARE, values).rowcount == 1:
+        return Saved.SAVED
+    found = "SELECT status, refresh_token_fingerprint AS fingerprint FROM qbo.connections WHERE id = %(id)s"
+    row = db.execute(found, values).one_or_none()
+    return Saved.GONE if row is None else _lost(row.status, row.fingerprint, grant)
 
 
 _CONCLUDE = """
@@ -183,6 +195,7 @@ def conclude(db: Database, claim: Claim, decision: Decision, record: Record) -> 
 def _grant_values(claim: Claim, grant: SealedGrant) -> dict[str, Any]:
     return {
         "id": claim.connection_id,
+        "attempt_id": claim.lease_id,
         "version": claim.token_version,
         "refresh_token": grant.received.refresh_token,
         "fingerprint": grant.received.fingerprint,
