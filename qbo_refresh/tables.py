@@ -124,7 +124,9 @@ connections = sa.Table(
     sa.UniqueConstraint("app_id", "realm_hash"),
     _one_of("status", Status),
     # What the sweep asks each minute; rows that can never go are not in it.
-    sa.Index("connections_due_idx", "app_id", "due_at", postgresql_where=sa.text("due_at IS NOT NULL AND NOT frozen")),
+    sa.Index(
+        "connections_due_idx", "app_id", "due_at", "id", postgresql_where=sa.text("due_at IS NOT NULL AND NOT frozen")
+    ),
     sa.Index("connections_refresh_token_fingerprint_idx", "refresh_token_fingerprint"),
     sa.Index("connections_label_idx", "label", postgresql_where=sa.text("label IS NOT NULL")),
     # Rows are updated twice a day; room on the page keeps the lease's update off the indexes.

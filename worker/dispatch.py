@@ -10,7 +10,7 @@ from worker.store import dispatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
     from worker.attempt import Keys
     from worker.database import Database
@@ -85,7 +85,7 @@ def _publish_urgent(sweep: Sweep, app_id: int, *, budget: int) -> int:
 def _publish_due(sweep: Sweep, app_ids: Sequence[int], *, budget: int) -> int:
     """Publish the most overdue of each app in turn, so that a large app does not make a small one wait."""
     published = 0
-    ends: dict[int, datetime | None] = dict.fromkeys(app_ids)
+    ends: dict[int, dispatch.Due | None] = dict.fromkeys(app_ids)
     while ends and published < budget:
         for app_id, after in list(ends.items()):
             limit = min(BATCH, budget - published)

@@ -84,7 +84,7 @@ CREATE TABLE connections (
     CONSTRAINT connections_pkey PRIMARY KEY (id),
     CONSTRAINT connections_app_id_realm_hash_key UNIQUE (app_id, realm_hash)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
-CREATE INDEX connections_due_idx ON connections (app_id, due_at) WHERE due_at IS NOT NULL AND NOT frozen;
+CREATE INDEX connections_due_idx ON connections (app_id, due_at, id) WHERE due_at IS NOT NULL AND NOT frozen;
 CREATE INDEX connections_refresh_token_fingerprint_idx ON connections (refresh_token_fingerprint);
 CREATE INDEX connections_label_idx ON connections (label) WHERE label IS NOT NULL;
 

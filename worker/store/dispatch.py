@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from worker.policy import NEAR_EXPIRY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
     from worker.attempt import Keys
     from worker.database import Database
@@ -24,6 +25,9 @@ def begin_sweep(db: Database, *, every: timedelta) -> bool:
     """Start a sweep; False if another began within half a period, or everything is frozen."""
     return db.execute(_BEGIN, {"half": every / 2}).rowcount == 1
 
+
+Due = tuple[datetime, int]
+"""Where a row stands in the order of a sweep: when it was due, and its id."""
 
 # An app goes as a whole if one of its secrets here is not blocked and it is not throttled.
 _OPEN_APPS = """
@@ -65,7 +69,7 @@ RETURNING c.id, c.due_at
 """
 _MARK_URGENT = _MARK.format(which="refresh_expires_at <= now() + %(near)s::interval", order="refresh_expires_at")
 # The cursor keeps a sweep of any size from walking over its own marks again with each batch.
-_MARK_ORDINARY = _MARK.format(which="due_at >= COALESCE(%(after)s::timestamptz, '-infinity')", order="due_at")
+_MARK_ORDINARY = _MARK.format(which="(due_at, id) > (%(after)s::timestamptz, %(after_id)s::bigint)", order="due_at, id")
 
 
 def mark_urgent(db: Database, *, app_id: int, limit: int, mark: timedelta) -> list[int]:
@@ -75,8 +79,8 @@ def mark_urgent(db: Database, *, app_id: int, limit: int, mark: timedelta) -> li
 
 
 def mark_due(
-    db: Database, *, app_id: int, limit: int, mark: timedelta, after: datetime | None = None
-) -> tuple[list[int], datetime | None]:
+    db: Database, *, app_id: int, limit: int, mark: timedelta, after: Due | None = None
+) -> tuple[list[int], Due | None]:
     """Mark up to `limit` due connections of an app as queued, the most overdue first.
 
     Args:
@@ -89,5 +93,8 @@ def mark_due(
     Returns:
         Their ids, and where this batch ended; None if nothing was left.
     """
-    rows = db.execute(_MARK_ORDINARY, {"app": app_id, "after": after, "limit": limit, "mark": mark}).all()
-    return [row.id for row in rows], max((row.due_at for row in rows), default=None)
+    due_at, last_id = after or ("-infinity", 0)
+    rows = db.execute(
+        _MARK_ORDINARY, {"app": app_id, "after": due_at, "after_id": last_id, "limit": limit, "mark": mark}
+    ).all()
+    return [row.id for row in rows], max(((row.due_at, row.id) for row in rows), default=None)

@@ -30,7 +30,8 @@ _SET_TOKENS = """
     -- A late success leaves the lease to who took over: it may be presenting this very token, from the escrow.
     lease_id = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.lease_id END,
     leased_until = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.leased_until END,
-    in_doubt = false, suspect_since = NULL, not_before = NULL, failures = 0, status = 'active', next_refresh_at = now() + %(next_refresh_in)s::interval, last_refreshed_at = now(),
+    in_doubt = false, suspect_since = NULL, not_before = NULL, failures = 0, status = 'active',
+    next_refresh_at = now() + %(next_refresh_in)s::interval, last_refreshed_at = now(),
     last_outcome = 'refreshed', last_reason = %(reason)s
 """
 

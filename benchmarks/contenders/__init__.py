@@ -1,0 +1,1 @@
+"""What is measured: each module is the program of one process. They know nothing of each other."""
