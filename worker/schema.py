@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from worker.database import Database
     from worker.settings import Settings
 
-_INI = Path(__file__).resolve().parent.parent / "alembic.ini"
+_CLONE = Path(__file__).resolve().parent.parent
+_INSTALLED = Path(sysconfig.get_path("data")) / "share" / "qbo-refresh-worker"
 _UNDEFINED_TABLE, _INVALID_SCHEMA, _NO_PRIVILEGE = "42P01", "3F000", "42501"
 
 
@@ -26,8 +28,9 @@ class NotMigrated(QboRefreshError):
 
 
 def alembic_config() -> Config:
-    """Return Alembic's configuration for the migrations that come with this code."""
-    return Config(_INI)
+    """Return Alembic's configuration for the migrations that come with this code, in a clone or installed."""
+    home = _CLONE if (_CLONE / "alembic.ini").exists() else _INSTALLED
+    return Config(home / "alembic.ini")
 
 
 def revision(db: Database) -> str | None:
