@@ -63,7 +63,7 @@ def make(config: settings.Settings) -> Celery:
 
 
 try:
-    lifecycle.connect(settings.load())
+    lifecycle.connect()
     app = make(settings.load())
 except QboRefreshError as error:
     sys.stderr.write(f"{error}\n")

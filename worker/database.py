@@ -19,7 +19,7 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy.exc import DBAPIError
 
 from qbo_refresh.errors import QboRefreshError
-from worker import log
+from worker import log, reaching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -168,7 +168,7 @@ class Database:
                 if not is_passing(error):
                     raise
                 if time.monotonic() + pause > end or self.stopping.is_set():
-                    raise DatabaseUnavailable(_sentence(error)) from error
+                    raise DatabaseUnavailable(reaching.database(error).sentence) from error
             self.stopping.wait(pause)
             pause = min(pause * 2, 2.0)
 
@@ -195,7 +195,7 @@ class Database:
                     if not is_passing(error):
                         raise
                     if give_up():
-                        raise DatabaseUnavailable(_sentence(error)) from error
+                        raise DatabaseUnavailable(reaching.database(error).sentence) from error
                     if not struggling:
                         struggling = True
                         self._count_unsaved(1)
@@ -221,8 +221,3 @@ class Database:
             with contextlib.suppress(DBAPIError):
                 connection.close()
         self._local = threading.local()
-
-
-def _sentence(error: BaseException) -> str:
-    state = sqlstate(error)
-    return f"PostgreSQL at DATABASE_URL cannot be used now ({'SQLSTATE ' + state if state else 'no connection'})."

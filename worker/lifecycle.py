@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import urlsplit
 
 from celery import signals
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -16,7 +15,6 @@ from worker.database import DatabaseUnavailable, is_passing, sqlstate
 
 if TYPE_CHECKING:
     from worker.runtime import Runtime
-    from worker.settings import Settings
 
 TRY_EVERY_S = 2.0
 TELL_EVERY = 5  # tries
@@ -24,16 +22,8 @@ TELL_EVERY = 5  # tries
 _here: Runtime | None = None
 
 
-def connect(config: Settings) -> None:
-    """Have Celery call this module when a process of the app starts and stops.
-
-    Raises:
-        SettingsError: REDIS_URL is malformed: Celery would answer with a traceback that quotes it.
-    """
-    try:
-        urlsplit(config.redis()).port  # noqa: B018  # reading it checks it
-    except ValueError:
-        raise settings.SettingsError(reaching.malformed("REDIS_URL").sentence) from None
+def connect() -> None:
+    """Have Celery call this module when a process of the app starts and stops."""
     signals.celeryd_init.connect(_report_errors)
     signals.beat_init.connect(_report_errors)
     signals.after_setup_logger.connect(_set_log_level)

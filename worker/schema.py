@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from alembic.script.revision import ResolutionError
 
 from qbo_refresh.errors import QboRefreshError
+from worker import reaching
 from worker.database import DatabaseUnavailable, is_passing, sqlstate
 
 if TYPE_CHECKING:
@@ -49,18 +50,9 @@ def revision(db: Database) -> str | None:
         if sqlstate(error) == _NO_PRIVILEGE:
             raise NotMigrated("The role of DATABASE_URL may not read the schema's tables: grant it that.") from error
         if is_passing(error):
-            raise DatabaseUnavailable(_unreachable(error)) from error
+            raise DatabaseUnavailable(reaching.database(error).sentence) from error
         raise
     return str(row.version_num) if row else None
-
-
-def _unreachable(error: sqlalchemy.exc.DBAPIError) -> str:
-    # The driver's own text can quote the URL; its first line, without what follows "connection to", says enough.
-    state = sqlstate(error)
-    why = {"28P01": "it refuses the password", "3D000": "it has no such database", "28000": "it refuses the role"}
-    return (
-        f"PostgreSQL at DATABASE_URL cannot be reached: {why.get(state or '', 'is it running, and is the URL right')}."
-    )
 
 
 def check(db: Database, config: Settings) -> None:

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from qbo_refresh.errors import QboRefreshError
 from qbo_refresh.sealing import Keyring, Lookup
 from qbo_refresh.secret import Secret
+from worker import reaching
 from worker.policy import Pace
 
 if TYPE_CHECKING:
@@ -142,8 +143,9 @@ class Settings(BaseSettings):
         if self.redis_url is None:
             raise SettingsError("REDIS_URL is not set: point it at Redis or Valkey (redis://:password@host:6379/0).")
         url = self.redis_url.get_secret_value()
-        if urlsplit(url).scheme not in {"redis", "rediss"}:
+        if url.partition("://")[0] not in {"redis", "rediss"}:
             raise SettingsError("REDIS_URL is not a Redis URL: it must begin with redis:// or rediss://.")
+        _check_address("REDIS_URL", url)
         return url
 
     def keyring(self) -> Keyring:
@@ -206,6 +208,14 @@ class Settings(BaseSettings):
                     f" If that is meant, set ALLOW_TOKEN_URL to the same URL."
                 )
         return Endpoint(self.intuit_token_url, self.intuit_revoke_url)
+
+
+def _check_address(name: str, url: str) -> None:
+    try:
+        urlsplit(url).port  # noqa: B018  # reading it checks it
+    except ValueError:
+        # A driver would say so later, and quote the part of the password that it took for a port.
+        raise SettingsError(reaching.malformed(name).sentence) from None
 
 
 def _is_intuit(url: str) -> bool:

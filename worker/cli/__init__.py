@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from typing import Any
@@ -10,14 +11,23 @@ import click
 from sqlalchemy.exc import DBAPIError
 
 from qbo_refresh.errors import QboRefreshError
+from worker import reporting, settings
 
 # Each command is imported when it is used: `--help` and `refresh` need neither the demo nor the servers.
 COMMANDS = {
+    "demo": "worker.cli.demo:demo",
+    "run": "worker.cli.run:run",
     "migrate": "worker.cli.database:migrate",
+    "doctor": "worker.cli.doctor:doctor",
+    "list": "worker.cli.fleet:list_",
+    "status": "worker.cli.status:status",
     "refresh": "worker.cli.connection:refresh",
     "freeze": "worker.cli.connection:freeze",
     "thaw": "worker.cli.connection:thaw",
+    "import": "worker.cli.transfer:import_",
+    "export": "worker.cli.transfer:export",
     "keys": "worker.cli.keys:keys",
+    "simulate": "worker.cli.simulate:simulate",
 }
 
 
@@ -41,6 +51,8 @@ def cli() -> None:
     Settings come from the environment and from a .env file. A CONNECTION is our id (7), a host's own id
     (external:acme-1) or a QuickBooks company (realm:-, which reads the id from standard input).
     """
+    with contextlib.suppress(QboRefreshError):  # said by the command, if it needs the settings at all
+        reporting.start(settings.load())
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -145,7 +145,7 @@ UPDATE qbo.connections c
 SET status = %(status)s, failures = %(failures)s, last_outcome = %(outcome)s, last_reason = %(reason)s,
     next_refresh_at = now() + %(next_refresh_in)s::interval, not_before = now() + %(not_before_in)s::interval,
     suspect_since = CASE WHEN %(status)s = 'suspect' THEN COALESCE(c.suspect_since, now()) ELSE c.suspect_since END,
-    in_doubt = c.in_doubt OR %(keep_lease)s,
+    in_doubt = (c.in_doubt OR %(keep_lease)s) AND %(status)s <> 'needs_reauth',
     lease_id = CASE WHEN %(keep_lease)s THEN c.lease_id END,
     leased_until = CASE WHEN %(keep_lease)s THEN c.leased_until END
 WHERE c.id = %(id)s AND c.lease_id = %(attempt_id)s AND c.token_version = %(version)s

@@ -1,0 +1,118 @@
+"""`list`: the connections one after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from datetime import timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qbo_refresh.status import Status
+from worker.cli.common import json_option, open_database, print_json, printable
+from worker.cli.moments import from_now
+from worker.store import reading
+from worker.store.reading import Filter, Listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from worker.database import Database
+
+_COUNT_TO = 10_000
+_ON_A_SCREEN = 500
+_COLUMNS = ("id", "label", "external ids", "status", "holds", "next", "last", "access", "refresh", "hard limit")
+
+
+@click.command(name="list")
+@click.option("--status", type=click.Choice([str(status) for status in Status]), help="Those with this status.")
+@click.option("--label", help="Those with this label.")
+@click.option("--due", is_flag=True, help="Those that are due now.")
+@click.option("--held", is_flag=True, help="Those whose syncs are paused.")
+@click.option("--frozen", is_flag=True, help="Those that are frozen one by one or by label.")
+@click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="At most so many; 0: all.")
+@json_option
+def list_(*, as_json: bool, limit: int, **filters: Any) -> None:
+    """List connections: where each stands and when it is refreshed next. Neither realms nor tokens."""
+    which = Filter(**filters)
+    with open_database() as db:
+        rows = reading.connections(db, which, limit=limit or None)
+        if as_json:
+            for row in rows:
+                print_json(_as_json(row))
+        elif sys.stdout.isatty() and 0 < limit <= _ON_A_SCREEN:
+            _print_some(db, which, list(rows), limit, table=True)
+        elif limit:
+            _print_some(db, which, list(rows), limit, table=False)
+        else:
+            _print_plainly(rows)
+
+
+def _as_json(row: Listed) -> dict[str, Any]:
+    shown = dataclasses.asdict(row)
+    return shown | {"external_ids": list(row.external_ids), "holds": list(row.holds)}
+
+
+def _print_some(db: Database, which: Filter, rows: list[Listed], limit: int, *, table: bool) -> None:
+    if not rows:
+        click.echo("No connections.")
+        return
+    if table:
+        _print_table(rows)
+    else:
+        _print_plainly(iter(rows))
+    if len(rows) == limit:
+        more = reading.count_after(db, which, after=rows[-1].id, at_most=_COUNT_TO)
+        if more:
+            click.echo(f"{more}{' or' if more == _COUNT_TO else ''} more (--limit 0 shows all).", err=not table)
+
+
+def _print_table(rows: list[Listed]) -> None:
+    # Here and not above: a program that reads `--json` should not pay for it.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False)
+    for name in _COLUMNS:
+        table.add_column(name, overflow="fold", justify="right" if name == "id" else "left")
+    colours = {Status.ACTIVE: "green", Status.SUSPECT: "yellow", Status.NEEDS_REAUTH: "red"}
+    for row in rows:
+        cells = [Text(cell) for cell in _cells(row)]
+        cells[3].stylize(colours.get(Status(row.status), "dim"))
+        table.add_row(*cells)
+    Console().print(table)
+
+
+def _print_plainly(rows: Iterator[Listed]) -> None:
+    click.echo("\t".join(_COLUMNS))
+    while batch := list(islice(rows, 100)):
+        click.echo("\n".join("\t".join(_cells(row)) for row in batch))
+
+
+def _cells(row: Listed) -> tuple[str, ...]:
+    last = "" if row.last_outcome is None else row.last_outcome + (f" ({row.last_reason})" if row.last_reason else "")
+    return (
+        str(row.id),
+        printable(row.label or ""),
+        printable(", ".join(row.external_ids)),
+        row.status,
+        ", ".join(row.holds),
+        _next(row),
+        last,
+        from_now(row.access_expires_at, row.at),
+        from_now(row.refresh_expires_at, row.at),
+        from_now(row.hard_expires_at, row.at),
+    )
+
+
+def _next(row: Listed) -> str:
+    if row.frozen:
+        return "frozen"
+    if row.leased:
+        return "in doubt" if row.in_doubt else "under way"
+    if row.due_at is None:
+        return "never"
+    return "now" if row.due_at <= row.at < row.due_at + timedelta(minutes=1) else from_now(row.due_at, row.at)

@@ -1,0 +1,117 @@
+"""`status`: where the whole fleet stands, and whether it is well."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker import health, settings
+from worker.cli.common import json_option, open_database, plain, print_json, printable
+from worker.cli.moments import from_now
+from worker.store.totals import EXPIRES_SOON
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from worker.health import Health
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Print what is wrong, nothing else, and exit with 1 if anything is.")
+@json_option
+def status(*, check: bool, as_json: bool) -> int:
+    """Show where the whole fleet stands. Costs one pass over the connections: about a second for each million."""
+    config = settings.load()
+    with open_database(config) as db:
+        found = health.take(db, config)
+    wrong = health.problems(found)
+    if as_json:
+        print_json({"well": not wrong, "problems": wrong} | ({} if check else _facts(found)))
+    elif check:
+        click.echo("\n".join(wrong) if wrong else "All is well.")
+    else:
+        _print_status(found)
+        for problem in wrong:
+            click.echo(f"! {problem}")
+    return 1 if check and wrong else 0
+
+
+def _facts(found: Health) -> dict[str, Any]:
+    control = found.control
+    count = found.count
+    return {
+        "at": control.at,
+        "connections": count(lambda total: total.connections),
+        "by_status": found.by_status(),
+        "due": count(lambda total: total.due),
+        "overdue": count(lambda total: total.overdue),
+        "under_lease": count(lambda total: total.leased),
+        "in_doubt": count(lambda total: total.in_doubt),
+        "frozen": count(lambda total: total.frozen),
+        "everything_frozen": control.frozen,
+        "held": control.held,
+        "untried_candidates": control.candidates,
+        "attempted_last_hour": found.by_outcome(lambda total: total.attempted_hour),
+        "attempted_last_day": found.by_outcome(lambda total: total.attempted_day),
+        "last_sweep": control.swept_at,
+        "oldest_undelivered_event": control.undelivered_since,
+        "nearest_refresh_expiry": min((total.expires for total in found.totals if total.expires), default=None),
+        "expiring_soon": count(lambda total: total.expiring),
+        "hard_expiring_soon": count(lambda total: total.hard_expiring),
+        "queues": found.queue_lengths,
+        "redis": found.redis_trouble or "ok",
+        "apps": list(_app_facts(found)),
+    }
+
+
+def _app_facts(found: Health) -> Iterator[dict[str, Any]]:
+    for app in found.apps:
+        yield {
+            "environment": app.environment,
+            "client_id": app.client_id,
+            "connections": sum(total.connections for total in found.totals if total.app_id == app.id),
+            "keys_here": found.keys is not None and app.id in found.keys,
+            "throttled_until": plain(app.throttled_until),
+            "blocked": [{"reason": block.reason, "since": plain(block.since)} for block in app.blocks],
+        }
+
+
+def _print_status(found: Health) -> None:
+    facts = _facts(found)
+    at = found.control.at
+    queued = facts["queues"]
+    lines = {
+        "connections": f"{facts['connections']}{_listed(facts['by_status'])}",
+        "due now": f"{facts['due']}, overdue {facts['overdue']}",
+        "under way": f"{facts['under_lease']}, in doubt {facts['in_doubt']}",
+        "frozen": "everything" if facts["everything_frozen"] else facts["frozen"],
+        "syncs held": _listed(facts["held"]).strip(" ()") or "none",
+        "candidates": f"{facts['untried_candidates']} untried",
+        "last hour": _listed(facts["attempted_last_hour"]).strip(" ()") or "no attempts",
+        "last 24 h": _listed(facts["attempted_last_day"]).strip(" ()") or "no attempts",
+        "last sweep": from_now(facts["last_sweep"], at) or "never",
+        "events": f"oldest undelivered {from_now(facts['oldest_undelivered_event'], at)}"
+        if facts["oldest_undelivered_event"]
+        else "all delivered",
+        "expiries": f"nearest {from_now(facts['nearest_refresh_expiry'], at) or 'unknown'};"
+        f" within {EXPIRES_SOON.days} days {facts['expiring_soon']}, hard limit {facts['hard_expiring_soon']}",
+        "queues": _listed(queued).strip(" ()") if queued is not None else "unknown: Redis is away",
+    }
+    for name, text in lines.items():
+        click.echo(f"{name:12}{text}")
+    for app in facts["apps"]:
+        click.echo(f"{'app':12}{_app_line(app)}")
+
+
+def _app_line(app: Mapping[str, Any]) -> str:
+    parts = [f"{app['environment']} {printable(app['client_id'])}: {app['connections']} connections"]
+    parts.append("keys here" if app["keys_here"] else "no keys here")
+    if app["throttled_until"]:
+        parts.append(f"throttled until {app['throttled_until']}")
+    parts += [f"a secret blocked since {block['since']} ({block['reason']})" for block in app["blocked"]]
+    return ", ".join(parts)
+
+
+def _listed(numbers: Mapping[str, int]) -> str:
+    return f" ({', '.join(f'{name} {number}' for name, number in numbers.items())})" if numbers else ""

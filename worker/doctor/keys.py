@@ -1,0 +1,69 @@
+"""Checks of the keys: do they open the rows, are they those that the rows were made with, is one missing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qbo_refresh.errors import QboRefreshError
+from worker.doctor.patient import Skipped, Wrong
+from worker.store import inspection
+
+if TYPE_CHECKING:
+    from qbo_refresh.sealing import Keyring
+    from worker.doctor.patient import Patient
+
+SAMPLE = 200
+_SHOWN = 5
+
+
+def token_keys(patient: Patient) -> str:
+    """Check that TOKEN_KEYS open a sample of the rows, and that no key is missing."""
+    db, keyring = patient.database(), patient.config.keyring()
+    counts = inspection.keys_in_use(db)
+    missing = {key_id: number for key_id, number in counts.items() if key_id not in keyring.key_ids}
+    if missing:
+        listed = ", ".join(f"{number} blobs need {key_id!r}" for key_id, number in missing.items())
+        raise Wrong(f"Keys are missing in TOKEN_KEYS ({listed}): put them back, last in the list.")
+    samples = inspection.samples(db, newest=SAMPLE)
+    shut = [sample.connection_id for sample in samples if not _opens(keyring, sample)]
+    if shut:
+        shown = ", ".join(map(str, shut[:_SHOWN]))
+        raise Wrong(
+            f"{len(shut)} of {len(samples)} sampled refresh tokens do not open (connections {shown}"
+            f"{', …' if len(shut) > _SHOWN else ''}): a key has the right id and the wrong value, or rows were moved."
+        )
+    return f"{len(samples)} sampled refresh tokens open; key ids in use: {', '.join(counts) or 'none yet'}"
+
+
+def _opens(keyring: Keyring, sample: inspection.Sample) -> bool:
+    try:
+        keyring.open(sample.refresh_token, sample.token_place)
+    except QboRefreshError:
+        return False
+    return True
+
+
+def lookup_key(patient: Patient) -> str:
+    """Check that LOOKUP_KEY is the one of the rows."""
+    keyring, lookup = patient.config.keyring(), patient.config.lookup()
+    samples = inspection.samples(patient.database(), newest=1)
+    if not samples:
+        raise Skipped("there are no connections yet")
+    try:
+        realm = keyring.open(samples[0].realm, samples[0].realm_place)
+    except QboRefreshError as error:
+        raise Skipped("no realm id could be opened to compare") from error
+    if lookup.realm_hash(realm) != samples[0].realm_hash:
+        raise Wrong("LOOKUP_KEY is not the one that the rows were made with: put that one back; it never changes.")
+    return "it is the one that the rows were made with"
+
+
+def keyless(patient: Patient) -> str:
+    """Check that no row's app is without keys here."""
+    here = {(app.environment, app.client_id) for app in patient.config.apps()}
+    rows = inspection.rows_by_app(patient.database())
+    strange = {name: number for name, number in rows.items() if name not in here and number}
+    if strange:
+        listed = "; ".join(f"{number} of {client_id} ({where})" for (where, client_id), number in strange.items())
+        raise Wrong(f"Connections have no client secret here ({listed}): add their apps to INTUIT_APPS.")
+    return "every connection's app has its client secret here"

@@ -1,0 +1,173 @@
+"""Whether the fleet is well: what the database and Redis say, gathered, and what is wrong with it, in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import redis
+
+from qbo_refresh.errors import QboRefreshError
+from worker import queues, reaching
+from worker.store import totals as figures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from worker.database import Database
+    from worker.settings import Settings
+    from worker.store.totals import AppState, Control, Total
+
+SWEEPS_MISSED = 3
+UNDELIVERED = timedelta(hours=1)
+_REDIS_WITHIN_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Where the fleet stands.
+
+    Attributes:
+        keys: App id → the hashes of the client secrets that this process has; None if its settings have no keys.
+        queue_lengths: Messages that wait, by queue; None if Redis is away (`redis_trouble` says why).
+        sweep: The time between two sweeps.
+    """
+
+    control: Control
+    apps: Sequence[AppState]
+    totals: Sequence[Total]
+    keys: Mapping[int, frozenset[bytes]] | None
+    queue_lengths: Mapping[str, int] | None
+    redis_trouble: str | None
+    sweep: timedelta
+
+    def count(self, what: Callable[[Total], int]) -> int:
+        """Return a number of the totals, over all of them."""
+        return sum(map(what, self.totals))
+
+    def by_status(self) -> dict[str, int]:
+        """Return how many connections have each status."""
+        return _grouped((total.status, total.connections) for total in self.totals)
+
+    def by_outcome(self, attempted: Callable[[Total], int]) -> dict[str, int]:
+        """Return how many connections were attempted, by what came of it."""
+        return _grouped((total.last_outcome or "none", attempted(total)) for total in self.totals)
+
+
+def _grouped(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    groups: dict[str, int] = {}
+    for name, number in pairs:
+        if number:
+            groups[name] = groups.get(name, 0) + number
+    return dict(sorted(groups.items(), key=lambda group: -group[1]))
+
+
+def take(db: Database, config: Settings) -> Health:
+    """Gather it: one pass over the connections, a few small statements, one round trip to Redis, which may be away."""
+    lengths, trouble = _queue_lengths(config)
+    apps = figures.app_states(db)
+    return Health(
+        control=figures.control(db),
+        apps=apps,
+        totals=figures.totals(db),
+        keys=_keys(config, apps),
+        queue_lengths=lengths,
+        redis_trouble=trouble,
+        sweep=timedelta(seconds=config.sweep_seconds),
+    )
+
+
+def _keys(config: Settings, apps: Sequence[AppState]) -> dict[int, frozenset[bytes]] | None:
+    try:
+        lookup, configured = config.lookup(), config.apps()
+    except QboRefreshError:
+        return None
+    ids = {(app.environment, app.client_id): app.id for app in apps}
+    return {
+        ids[app.environment, app.client_id]: frozenset(lookup.secret_hash(secret) for secret in app.secrets)
+        for app in configured
+        if (app.environment, app.client_id) in ids
+    }
+
+
+def _queue_lengths(config: Settings) -> tuple[dict[str, int] | None, str | None]:
+    try:
+        url = config.redis()
+        client = redis.Redis.from_url(url, socket_timeout=_REDIS_WITHIN_S, socket_connect_timeout=_REDIS_WITHIN_S)
+    except QboRefreshError as error:
+        return None, str(error)
+    except ValueError:
+        return None, reaching.malformed("REDIS_URL").sentence
+    try:
+        with client.pipeline(transaction=False) as pipe:
+            for name in queues.ALL:
+                pipe.llen(name)
+            return dict(zip(queues.ALL, pipe.execute(), strict=True)), None
+    except redis.RedisError as error:
+        return None, reaching.redis_trouble(error).sentence
+    finally:
+        client.close()
+
+
+def problems(health: Health) -> list[str]:
+    """Say what is wrong, each in a sentence that names the mend; nothing if all is well."""
+    return [
+        *_control_problems(health),
+        *_app_problems(health),
+        *_row_problems(health),
+        *([health.redis_trouble] if health.redis_trouble else []),
+    ]
+
+
+def _control_problems(health: Health) -> Iterable[str]:
+    control = health.control
+    if control.frozen:
+        yield f"Everything is frozen ({control.frozen_reason or 'no reason given'}): `qbo-refresh thaw --all` ends it."
+    elif health.count(lambda total: total.due):
+        since = None if control.swept_at is None else control.at - control.swept_at
+        if since is None:
+            yield "Connections are due and no sweep has ever run: start `celery -A worker.app beat` and a worker."
+        elif since > SWEEPS_MISSED * health.sweep:
+            yield (f"Connections are due and the last sweep was {_minutes(since)} ago: are beat and a worker running?")
+    if control.undelivered_since is not None and control.at - control.undelivered_since > UNDELIVERED:
+        since = control.at - control.undelivered_since
+        yield f"Events have been waiting for delivery for {_minutes(since)}: is EVENT_BROKER_URL's broker running?"
+
+
+def _app_problems(health: Health) -> Iterable[str]:
+    for app in health.apps:
+        name = f"the {app.environment} app {app.client_id}"
+        mine = None if health.keys is None else health.keys.get(app.id)
+        waiting = sum(total.waiting for total in health.totals if total.app_id == app.id)
+        if health.keys is not None and mine is None and waiting:
+            yield (
+                f"{waiting} connections belong to {name}, whose keys are not in this configuration:"
+                " add it to INTUIT_APPS."
+            )
+        for block in app.blocks:
+            if mine is None or block.secret_hash in mine:
+                since = _minutes(health.control.at - block.since)
+                yield (
+                    f"Intuit has refused a client secret of {name} for {since} ({block.reason}): correct it;"
+                    " one connection a minute tries it again."
+                )
+
+
+def _row_problems(health: Health) -> Iterable[str]:
+    if overdue := health.count(lambda total: total.overdue):
+        yield (
+            f"{overdue} connections are overdue: more than {_minutes(figures.LATE)} late, or not refreshed for more"
+            f" than {_minutes(figures.STALE)}."
+        )
+    if unreadable := sum(total.connections for total in health.totals if total.last_outcome == "unreadable"):
+        yield f"{unreadable} connections do not open with TOKEN_KEYS: `qbo-refresh doctor` names the missing key."
+    if expiring := health.count(lambda total: total.expiring):
+        yield f"{expiring} grants expire within {figures.EXPIRES_SOON.days} days unless they are refreshed."
+
+
+def _minutes(duration: timedelta) -> str:
+    minutes = round(duration.total_seconds() / 60)
+    if minutes < 120:  # noqa: PLR2004  # two hours
+        return f"{minutes} min"
+    return f"{round(minutes / 60)} h" if minutes < 48 * 60 else f"{round(minutes / 60 / 24)} days"
