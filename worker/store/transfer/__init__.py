@@ -1,0 +1,1 @@
+"""Whole fleets in and out: `here` and `staging` serve the import, `outgoing` the export."""
