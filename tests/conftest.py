@@ -1,0 +1,207 @@
+"""Fixtures on real servers: one PostgreSQL, one Valkey and one simulator for each process of pytest.
+
+The tables are made once by Alembic and emptied before each test that asks for `database_url`; a test that changes the
+database itself asks for `own_database_url`, a copy that is dropped afterwards. `environment` is what a process of the
+worker would be started with.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import hypothesis
+import psycopg
+import pytest
+import redis
+
+import intuit_simulator
+from alembic import command
+from qbo_refresh import sealing
+from tests.support.fleet import Fleet
+from worker import embedded, runtime, schema
+from worker import settings as worker_settings
+from worker.database import Database
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from intuit_simulator import StartedSimulator
+    from worker.embedded import Servers
+    from worker.refresh import Refresher
+    from worker.runtime import Runtime
+
+# On a noisy machine an example may take its time; and a run says the same as the one before.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tests")
+
+_TABLES = ["external_ids", "outbox", "sync_holds", "candidates", "refresh_attempts", "connections", "app_blocks"]
+_TABLES += ["apps", "control"]
+# For the few rows of a test ten times as fast as TRUNCATE.
+_EMPTY = ";".join(
+    ["SET search_path TO qbo", *(f"DELETE FROM {table}" for table in _TABLES), "INSERT INTO control DEFAULT VALUES"]  # noqa: S608  # constants
+).encode()
+
+
+def with_database(url: str, name: str) -> str:
+    """Return the URL of another database of the same server."""
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
+
+
+def migrate(url: str, *, schema_name: str = "qbo") -> None:
+    """Run the migrations as `qbo-refresh migrate` does; Alembic's script reads the process's environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QBO_DATABASE_URL", url)
+        patch.setenv("QBO_DATABASE_SCHEMA", schema_name)
+        worker_settings.load.cache_clear()
+        try:
+            command.upgrade(schema.alembic_config(), "head")
+        finally:
+            worker_settings.load.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def session_servers() -> Iterator[Servers]:
+    """Give this process's own PostgreSQL and Valkey, thrown away at its end."""
+    with embedded.start() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def _databases(session_servers: Servers) -> tuple[str, str]:
+    """Give the URLs of a migrated template that nobody connects to, and of the database that tests share."""
+    template = with_database(session_servers.database_url, "template_qbo")
+    shared = with_database(session_servers.database_url, "shared")
+    with psycopg.connect(session_servers.database_url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE template_qbo")
+        migrate(template)
+        connection.execute("CREATE DATABASE shared TEMPLATE template_qbo")
+    return template, shared
+
+
+@pytest.fixture
+def database_url(_databases: tuple[str, str], session_servers: Servers) -> str:
+    """Give a migrated database without rows. What another test left connected to it is cut off first."""
+    shared = _databases[1]
+    session_servers.start_postgres()  # nothing, unless a test that had stopped it has failed
+    with psycopg.connect(shared, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        connection.execute(_EMPTY)
+    return shared
+
+
+@pytest.fixture
+def own_database_url(_databases: tuple[str, str], session_servers: Servers) -> Iterator[str]:
+    """Give a migrated database that the test may change as it likes."""
+    with psycopg.connect(session_servers.database_url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE own TEMPLATE template_qbo")
+        yield with_database(session_servers.database_url, "own")
+        connection.execute("DROP DATABASE own WITH (FORCE)")
+
+
+@pytest.fixture
+def redis_url(session_servers: Servers) -> str:
+    """Give an empty Valkey."""
+    with redis.Redis.from_url(session_servers.redis_url) as client:
+        client.flushall()
+    return session_servers.redis_url
+
+
+@pytest.fixture(scope="session")
+def session_simulator() -> Iterator[StartedSimulator]:
+    """Give this process's own simulator of Intuit."""
+    with intuit_simulator.start() as running:
+        yield running
+        # It would wait five seconds for the connections that this process keeps open.
+        os.kill(running.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def simulator(session_simulator: StartedSimulator) -> StartedSimulator:
+    """Give the simulator as it was started: strict, without grants, faults and journal."""
+    session_simulator.reset()
+    return session_simulator
+
+
+@pytest.fixture(scope="session")
+def _keys() -> dict[str, str]:
+    return {"TOKEN_KEYS": f"test:{sealing.new_key()}", "LOOKUP_KEY": sealing.new_key()}
+
+
+@pytest.fixture
+def environment(
+    database_url: str, redis_url: str, simulator: StartedSimulator, _keys: dict[str, str]
+) -> dict[str, str]:
+    """Give the environment variables of a worker; a test may change them before it asks for anything else."""
+    return {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "INTUIT_CLIENT_ID": simulator.client_id,
+        "INTUIT_CLIENT_SECRET": simulator.client_secret,
+        "INTUIT_ENVIRONMENT": "sandbox",
+        "INTUIT_TOKEN_URL": simulator.token_url,
+        "INTUIT_REVOKE_URL": simulator.revoke_url,
+        **_keys,
+    }
+
+
+def settings_of(environment: dict[str, str]) -> Settings:
+    """Return the settings that these variables make, whatever the developer's own environment says."""
+    values: dict[str, Any] = dict(environment)
+    return Settings(_env_file=None, **values)
+
+
+@pytest.fixture
+def settings(environment: dict[str, str]) -> Settings:
+    """Give the settings of `environment`."""
+    return settings_of(environment)
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    """Give a way to the database for the test itself; a worker has another one."""
+    db = Database(settings.database())
+    yield db
+    db.close()
+
+
+@pytest.fixture
+def fleet(database: Database, settings: Settings, simulator: StartedSimulator) -> Fleet:
+    """Give the means to make connections and to look at them."""
+    return Fleet(database, settings, simulator)
+
+
+@pytest.fixture
+def start_worker(environment: dict[str, str]) -> Iterator[Callable[..., Runtime]]:
+    """Give a function that puts a worker together; its keyword arguments are variables that differ.
+
+    Each call is a worker of its own, with its own connections.
+    """
+    started: list[Runtime] = []
+
+    def start(**changes: str) -> Runtime:
+        made = runtime.build(settings_of(environment | changes))
+        started.append(made)
+        return made
+
+    yield start
+    for each in started:
+        each.close()
+
+
+@pytest.fixture
+def refresher(start_worker: Callable[..., Runtime]) -> Refresher:
+    """Give the use case of one worker with the default pace."""
+    return start_worker().refresher
+
+
+@pytest.fixture
+def second_refresher(start_worker: Callable[..., Runtime]) -> Refresher:
+    """Give the use case of another worker."""
+    return start_worker().refresher

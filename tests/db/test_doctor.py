@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+from pydantic import SecretStr
+
+from qbo_refresh import sealing
+from tests.support.servers import MISSING, pgbouncer
+from worker import doctor
+from worker.doctor import State
+
+if TYPE_CHECKING:
+    from intuit_simulator import Simulator
+    from tests.support.fleet import Fleet
+    from worker.database import Database
+    from worker.settings import Settings
+
+
+def examined(settings: Settings, *, offline: bool = True, **changes: Any) -> dict[str, doctor.Check]:
+    changed = settings.model_copy(update=changes)
+    return {check.name: check for check in doctor.examine(changed, offline=offline)}
+
+
+def states(checks: dict[str, doctor.Check]) -> dict[str, State]:
+    return {name: check.state for name, check in checks.items()}
+
+
+def test_a_sound_installation_has_nothing_wrong(fleet: Fleet, settings: Settings, database: Database) -> None:
+    fleet.connect(3)
+    checks = examined(settings, offline=False)
+    assert State.WRONG not in states(checks).values()
+    assert checks["intuit"].state is State.OK
+    assert "3 sampled refresh tokens open; key ids in use: test" in checks["token keys"].text
+    assert "PostgreSQL 18" in checks["database"].text
+    assert "no pooler" in checks["database"].text
+    assert checks["clocks"].state is State.OK
+    assert database.execute("SELECT count(*) AS n FROM qbo.refresh_attempts").one().n == 0
+
+
+def test_it_goes_on_past_a_database_that_is_away(settings: Settings) -> None:
+    checks = examined(settings, database_url=SecretStr("postgresql://u:canary@127.0.0.1:1/x"))
+    assert checks["database"].state is State.WRONG
+    assert "nothing listens there" in checks["database"].text
+    assert checks["tables"].state is State.SKIPPED
+    assert checks["token keys"].state is State.SKIPPED
+    assert checks["redis"].state is State.OK
+    assert "canary" not in str(checks)
+
+
+def test_every_missing_variable_is_named_once(settings: Settings) -> None:
+    checks = examined(settings, token_keys=None, redis_url=None)
+    assert "TOKEN_KEYS is not set" in checks["environment"].text
+    assert "REDIS_URL is not set" in checks["environment"].text
+    assert checks["redis"].text == checks["token keys"].text == "see environment"
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:p/canary@h:abc/x", "postgresql://u:canary@h:abc/x"])
+def test_a_malformed_url_is_a_sentence_that_does_not_quote_it(settings: Settings, url: str) -> None:
+    check = examined(settings, database_url=SecretStr(url))["database"]
+    assert check.state is State.WRONG
+    assert "canary" not in check.text
+
+
+def test_a_wrong_password_is_told_from_a_server_that_is_away(settings: Settings, database_url: str) -> None:
+    wrong = database_url.replace(str(urlsplit(database_url).password), "wrong")
+    assert "refuses the password" in examined(settings, database_url=SecretStr(wrong))["database"].text
+
+
+def test_a_missing_key_is_named_with_what_it_opens(fleet: Fleet, settings: Settings) -> None:
+    fleet.connect(2)
+    check = examined(settings, token_keys=SecretStr(f"other:{sealing.new_key()}"))["token keys"]
+    assert check.state is State.WRONG
+    assert "4 blobs need 'test'" in check.text
+
+
+def test_a_key_with_the_right_id_and_the_wrong_value_is_noticed(fleet: Fleet, settings: Settings) -> None:
+    fleet.connect(2)
+    checks = examined(settings, token_keys=SecretStr(f"test:{sealing.new_key()}"))
+    assert "2 of 2 sampled refresh tokens do not open" in checks["token keys"].text
+    assert checks["lookup key"].state is State.SKIPPED
+
+
+def test_another_lookup_key_is_noticed(fleet: Fleet, settings: Settings) -> None:
+    fleet.connect()
+    check = examined(settings, lookup_key=SecretStr(sealing.new_key()))["lookup key"]
+    assert check.state is State.WRONG
+
+
+def test_rows_without_keys_here_are_counted(fleet: Fleet, settings: Settings) -> None:
+    fleet.connect(2)
+    check = examined(settings, intuit_client_id="another")["apps"]
+    assert check.state is State.WRONG
+    assert "2 of simulated-client (sandbox)" in check.text
+
+
+def test_each_client_secret_is_asked_about_and_no_grant_is_touched(
+    fleet: Fleet, settings: Settings, simulator: Simulator
+) -> None:
+    made = fleet.connect()[0]
+    check = examined(settings, offline=False, intuit_client_secret_previous=SecretStr("canary-old-one"))["intuit"]
+    assert check.state is State.WRONG
+    assert "INTUIT_CLIENT_SECRET_PREVIOUS of simulated-client" in check.text
+    assert "INTUIT_CLIENT_SECRET of" not in check.text
+    assert "canary" not in check.text
+    assert fleet.holds_the_live_token(made)
+    assert all(call.realm_id is None for call in simulator.journal())
+
+
+def test_a_freeze_and_missing_tables_are_wrong(settings: Settings, database: Database) -> None:
+    database.execute("UPDATE qbo.control SET frozen = true, frozen_reason = 'moving'")
+    assert "frozen (moving)" in examined(settings)["control"].text
+    checks = examined(settings, database_schema="elsewhere")
+    assert "run `qbo-refresh migrate`" in checks["tables"].text
+    assert checks["privileges"].state is State.SKIPPED
+
+
+def test_an_evicting_redis_is_wrong(settings: Settings) -> None:
+    import redis  # noqa: PLC0415
+
+    with redis.Redis.from_url(settings.redis()) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            check = examined(settings)["redis memory"]
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+    assert check.state is State.WRONG
+    assert "allkeys-lru" in check.text
+
+
+def test_a_role_that_may_not_write_is_told_what_it_lacks(settings: Settings, database: Database) -> None:
+    database.execute("DROP ROLE IF EXISTS reader")
+    database.execute("CREATE ROLE reader LOGIN PASSWORD 'reader'")
+    try:
+        database.execute("GRANT USAGE ON SCHEMA qbo TO reader")
+        database.execute("GRANT SELECT ON ALL TABLES IN SCHEMA qbo TO reader")
+        place = settings.database().partition("@")[2]
+        check = examined(settings, database_url=SecretStr(f"postgresql://reader:reader@{place}"))["privileges"]
+    finally:
+        database.execute("DROP OWNED BY reader")
+        database.execute("DROP ROLE reader")
+    assert check.state is State.WRONG
+    assert "update connections" in check.text
+
+
+def test_a_pooler_between_is_noticed(settings: Settings, database_url: str) -> None:
+    with pgbouncer(database_url) as url:
+        if url is None:
+            pytest.skip(MISSING)
+        checks = examined(settings, database_url=SecretStr(url))
+    assert "behind PgBouncer" in checks["database"].text
+    assert checks["connections"].state is State.SKIPPED

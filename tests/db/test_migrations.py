@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from alembic.util import CommandError
+from sqlalchemy.exc import DBAPIError
+
+from alembic import command
+from tests.conftest import migrate, settings_of, with_database
+from worker import schema
+from worker import settings as worker_settings
+from worker.database import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.fleet import Fleet
+    from worker.embedded import Servers
+
+
+@pytest.fixture
+def empty_database_url(session_servers: Servers) -> Iterator[str]:
+    with psycopg.connect(session_servers.database_url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE empty")
+        yield with_database(session_servers.database_url, "empty")
+        connection.execute("DROP DATABASE empty WITH (FORCE)")
+
+
+def tables(url: str, schema_name: str) -> set[str]:
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = %s", [schema_name]
+        )
+        return {name for (name,) in rows}
+
+
+def test_the_tables_are_made_in_the_configured_schema_and_nowhere_else(empty_database_url: str) -> None:
+    migrate(empty_database_url, schema_name="of_the_host")
+    migrate(empty_database_url, schema_name="of_the_host")
+    made = tables(empty_database_url, "of_the_host")
+    assert {"connections", "refresh_attempts", "candidates", "control", "alembic_version"} <= made
+    assert tables(empty_database_url, "public") == set()
+    assert tables(empty_database_url, "qbo") == set()
+
+
+def test_the_code_works_in_a_schema_of_another_name(empty_database_url: str, environment: dict[str, str]) -> None:
+    migrate(empty_database_url, schema_name="of_the_host")
+    config = settings_of(environment | {"DATABASE_URL": empty_database_url, "DATABASE_SCHEMA": "of_the_host"})
+    db = Database(config.database(), schema="of_the_host")
+    schema.check(db, config)
+    assert db.execute("SELECT count(*) AS n FROM qbo.control").one().n == 1
+    db.close()
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_code(
+    own_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QBO_DATABASE_URL", own_database_url)
+    worker_settings.load.cache_clear()
+    try:
+        command.check(schema.alembic_config())
+    finally:
+        worker_settings.load.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("statement", "sentence"),
+    [
+        ("DROP SCHEMA qbo CASCADE", "has no tables yet: run `qbo-refresh migrate`"),
+        ("DELETE FROM qbo.alembic_version", "has no tables yet: run `qbo-refresh migrate`"),
+    ],
+)
+def test_a_database_without_our_tables_is_told_in_a_sentence(
+    own_database_url: str, environment: dict[str, str], statement: str, sentence: str
+) -> None:
+    with psycopg.connect(own_database_url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+    config = settings_of(environment | {"DATABASE_URL": own_database_url})
+    db = Database(config.database())
+    with pytest.raises(schema.NotMigrated, match=sentence):
+        schema.check(db, config)
+    db.close()
+
+
+@pytest.mark.xfail(raises=CommandError, reason="schema.check catches Alembic's inner error, not the one it raises")
+def test_a_newer_schema_is_accepted_for_a_roll_back_must_run(
+    own_database_url: str, environment: dict[str, str]
+) -> None:
+    with psycopg.connect(own_database_url, autocommit=True) as connection:
+        connection.execute("UPDATE qbo.alembic_version SET version_num = '9999'")
+    config = settings_of(environment | {"DATABASE_URL": own_database_url})
+    db = Database(config.database())
+    schema.check(db, config)
+    db.close()
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        "token_version = token_version - 1",
+        "refresh_token_fingerprint = '\\x00'",
+        "refresh_token_fingerprint = NULL",
+        "token_version = token_version - 1, refresh_token_fingerprint = '\\x00'",
+    ],
+)
+def test_the_version_only_grows_and_must_when_the_token_changes(fleet: Fleet, assignments: str) -> None:
+    (connected,) = fleet.connect()
+    with pytest.raises(DBAPIError) as caught:
+        fleet.update(connected.id, assignments)
+    assert "may only grow" in str(caught.value.orig)
+    assert fleet.row(connected.id).token_version == 1
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        "token_version = token_version + 1",
+        "token_version = token_version + 5, refresh_token_fingerprint = '\\x00'",
+        "refresh_token = '\\x01'",
+        "status = 'suspect'",
+    ],
+)
+def test_what_keeps_the_fence_is_allowed(fleet: Fleet, assignments: str) -> None:
+    (connected,) = fleet.connect()
+    fleet.update(connected.id, assignments)
+
+
+@pytest.mark.parametrize("assignments", ["status = 'refreshing'", "status = NULL", "token_version = NULL"])
+def test_a_status_that_is_none_is_refused_by_the_database(fleet: Fleet, assignments: str) -> None:
+    (connected,) = fleet.connect()
+    with pytest.raises(DBAPIError):
+        fleet.update(connected.id, assignments)

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from intuit_simulator import StartedSimulator
+
+
+@pytest.fixture(autouse=True)
+def _intuit_never_sees_two_calls_at_once_with_one_token(simulator: StartedSimulator) -> Iterator[None]:
+    """Promise 3, in every test of this folder."""
+    yield
+    simulator.clear_faults()
+    assert simulator.check().overlapping == 0

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import socket
+import tracemalloc
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qbo_refresh.status import Outcome
+from tests.support.attempts import FORCED
+from worker.attempt import Trigger
+from worker.refresh import Refresher, Result, refresh
+
+if TYPE_CHECKING:
+    from tests.support.fleet import Connected, Fleet
+
+LATER = timedelta(minutes=5)
+
+
+def sweep(by: Refresher, connected: Connected) -> Result:
+    return refresh(by, connected.id, trigger=Trigger.SWEEP)
+
+
+def assert_in_doubt_until_the_lease_is_over(fleet: Fleet, by: Refresher, connected: Connected) -> None:
+    result = sweep(by, connected)
+    assert (result.outcome, result.reason) == (Outcome.DEFERRED, "unknown")
+    row = fleet.row(connected.id)
+    assert (row.status, row.in_doubt, row.is_leased) == ("active", True, True)
+    calls = fleet.simulator.check().calls
+    for freshness in (FORCED, FORCED):
+        assert refresh(by, connected.id, trigger=Trigger.ADHOC, freshness=freshness).outcome is Outcome.SKIPPED
+    assert fleet.simulator.check().calls == calls
+
+
+def assert_recovers(fleet: Fleet, by: Refresher, connected: Connected) -> None:
+    fleet.let_pass(LATER)
+    assert sweep(by, connected).outcome is Outcome.REFRESHED
+    assert fleet.holds_the_live_token(connected)
+    assert (fleet.row(connected.id).status, fleet.events(connected.id)) == ("active", [])
+
+
+@pytest.mark.parametrize("fault", [{"kind": "drop"}, {"kind": "drop", "reset": True}])
+def test_row_8_a_lost_request_is_sent_again_after_the_lease(
+    fleet: Fleet, refresher: Refresher, fault: dict[str, Any]
+) -> None:
+    (connected,) = fleet.connect()
+    fleet.simulator.fault(**fault, count=1)
+    assert_in_doubt_until_the_lease_is_over(fleet, refresher, connected)
+    assert_recovers(fleet, refresher, connected)
+
+
+@pytest.mark.parametrize("fault", [{"kind": "drop", "rotate": True}, {"kind": "reset"}])
+def test_row_8_a_lost_answer_is_no_dead_grant(fleet: Fleet, refresher: Refresher, fault: dict[str, Any]) -> None:
+    (connected,) = fleet.connect()
+    fleet.simulator.fault(**fault, count=1)
+    assert_in_doubt_until_the_lease_is_over(fleet, refresher, connected)
+    fleet.let_pass(LATER)
+    result = sweep(refresher, connected)
+    assert (result.outcome, result.reason) == (Outcome.SUSPECT, "answer_lost"), "strict: the new token is lost"
+    assert fleet.events(connected.id) == []
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_row_8_an_answer_cut_at_any_byte_is_in_doubt(fleet: Fleet, refresher: Refresher, *, reset: bool) -> None:
+    fleet.simulator.set_policy("grace")
+    cuts = [1, 15, 17, 100, 250, 400, 600, 900, 1100, 1200]
+    for cut, connected in zip(cuts, fleet.connect(len(cuts)), strict=True):
+        fleet.simulator.fault("cut", of="answer", after_bytes=cut, reset=reset, realm_ids=connected.realm_id, count=1)
+        assert_in_doubt_until_the_lease_is_over(fleet, refresher, connected)
+        assert_recovers(fleet, refresher, connected)
+
+
+def test_row_8_a_token_that_came_whole_before_the_cut_is_the_live_one(fleet: Fleet, refresher: Refresher) -> None:
+    # Fails without salvaging: seen, the strict provider has forgotten the old token.
+    (connected,) = fleet.connect()
+    fleet.simulator.fault("override", remove=["access_token"], count=1)
+    assert_in_doubt_until_the_lease_is_over(fleet, refresher, connected)
+    (candidate,) = fleet.candidates(connected.id)
+    assert (candidate.source, candidate.base_version) == ("salvage", 1)
+    assert_recovers(fleet, refresher, connected)
+    assert fleet.state(connected).refusals == 0
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "html"},
+        {"kind": "empty"},
+        {"kind": "no_refresh_token"},
+        {"kind": "answer", "status": 200, "body": "{}", "rotate": True},
+        {"kind": "answer", "status": 200, "body": "[]", "rotate": True},
+        {"kind": "answer", "status": 204, "body": "", "rotate": True},
+        {"kind": "override", "fields": {"refresh_token": None}},
+        {"kind": "override", "fields": {"refresh_token": ""}},
+        {"kind": "override", "fields": {"refresh_token": "<html>no token at all</html>"}},
+        {"kind": "override", "fields": {"access_token": 7}},
+        {"kind": "cut", "after_bytes": 20},
+    ],
+)
+def test_row_11_garbage_is_not_stored_over_good_tokens(
+    fleet: Fleet, refresher: Refresher, fault: dict[str, Any]
+) -> None:
+    fleet.simulator.set_policy("grace")
+    (connected,) = fleet.connect()
+    before = fleet.row(connected.id)
+    fleet.simulator.fault(**fault, count=1)
+    assert_in_doubt_until_the_lease_is_over(fleet, refresher, connected)
+    after = fleet.row(connected.id)
+    assert (after.refresh_token, after.token_version) == (before.refresh_token, before.token_version)
+    assert_recovers(fleet, refresher, connected)
+
+
+def test_row_11_the_same_token_again_is_a_success(fleet: Fleet, refresher: Refresher) -> None:
+    fleet.simulator.set_policy("daily")
+    (connected,) = fleet.connect()
+    result = sweep(refresher, connected)
+    assert (result.outcome, result.rotated) == (Outcome.REFRESHED, False)
+    assert fleet.row(connected.id).token_version == 2
+    assert fleet.holds_the_live_token(connected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "clamped"),
+    [
+        ({"expires_in": "3600", "x_refresh_token_expires_in": "8640000"}, False),
+        ({"expires_in": 0}, True),
+        ({"expires_in": -1}, True),
+        ({"expires_in": 1e12}, True),
+        ({"expires_in": None}, True),
+        ({"x_refresh_token_expires_in": 1e12}, True),
+        ({"x_refresh_token_hard_expires_in": -1}, True),
+        ({"x_refresh_token_hard_expires_in": 0}, True),
+    ],
+)
+def test_row_11_tokens_with_absurd_lifetimes_are_saved_with_sane_ones(
+    fleet: Fleet, refresher: Refresher, fields: dict[str, Any], *, clamped: bool
+) -> None:
+    (connected,) = fleet.connect()
+    fleet.simulator.fault("override", fields=fields, count=1)
+    result = sweep(refresher, connected)
+    assert (result.outcome, result.reason) == (Outcome.REFRESHED, "lifetimes_clamped" if clamped else None)
+    assert fleet.holds_the_live_token(connected)
+    row = fleet.row(connected.id)
+    assert timedelta(minutes=1) <= row.access_expires_at - row.token_obtained_at <= timedelta(days=1)
+    for moment in (row.refresh_expires_at, row.hard_expires_at):
+        assert moment is None or timedelta(0) < moment - row.token_obtained_at <= timedelta(days=1826)
+
+
+@pytest.mark.parametrize(
+    "fault", [{"kind": "huge", "size": 32 << 20}, {"kind": "gzip", "size": 32 << 20}, {"kind": "endless_headers"}]
+)
+def test_row_12_a_huge_answer_takes_no_memory_and_costs_no_token(
+    fleet: Fleet, refresher: Refresher, fault: dict[str, Any]
+) -> None:
+    fleet.simulator.set_policy("grace")
+    warm, connected = fleet.connect(2)
+    assert sweep(refresher, warm).outcome is Outcome.REFRESHED
+    fleet.simulator.fault(**fault, count=1)
+    tracemalloc.start()
+    try:
+        assert sweep(refresher, connected).reason == "unknown"
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 << 20, "a body of 64 KiB, some copies of it, and no 32 MiB"
+    assert_recovers(fleet, refresher, connected)
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
+def test_row_13_a_redirect_is_not_followed(fleet: Fleet, refresher: Refresher, status: int) -> None:
+    (connected,) = fleet.connect()
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.settimeout(0)
+        location = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/"
+        fleet.simulator.fault("redirect", status=status, location=location, count=1)
+        assert_in_doubt_until_the_lease_is_over(fleet, refresher, connected)
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
+    assert_recovers(fleet, refresher, connected)
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "pause_s"),
+    [
+        (None, 60),
+        ("30", 30),
+        (format_datetime(datetime(2099, 1, 1, tzinfo=UTC), usegmt=True), 900),
+        ("31536000", 900),
+        ("soon", 60),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", 60),
+    ],
+)
+def test_row_14_a_429_pauses_the_whole_app_within_bounds(
+    fleet: Fleet, refresher: Refresher, retry_after: str | None, pause_s: int
+) -> None:
+    first, second = fleet.connect(2)
+    fleet.simulator.fault("throttled", retry_after=retry_after)
+    assert sweep(refresher, first).reason == "throttled"
+    assert sweep(refresher, second).outcome is Outcome.SKIPPED
+    assert refresh(refresher, second.id, trigger=Trigger.ADHOC, freshness=FORCED).reason == "throttled"
+    assert fleet.simulator.check().calls == 1
+    assert (fleet.row(first.id).in_doubt, fleet.row(first.id).lease_id) == (False, None)
+    fleet.simulator.clear_faults()
+    fleet.let_pass(timedelta(seconds=pause_s - 5))
+    assert sweep(refresher, second).outcome is Outcome.SKIPPED
+    fleet.let_pass(timedelta(seconds=10))
+    assert sweep(refresher, second).outcome is Outcome.REFRESHED
+
+
+def test_row_14_a_503_with_retry_after_is_in_doubt_and_pauses_the_app(fleet: Fleet, refresher: Refresher) -> None:
+    first, second = fleet.connect(2)
+    fleet.simulator.fault("unavailable", retry_after="600", count=1)
+    assert_in_doubt_until_the_lease_is_over(fleet, refresher, first)
+    assert sweep(refresher, second).outcome is Outcome.SKIPPED
+    fleet.let_pass(timedelta(minutes=11))
+    assert sweep(refresher, second).outcome is Outcome.REFRESHED
+
+
+@pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
+@pytest.mark.parametrize("error", [None, "invalid_grant"])
+def test_row_15_an_error_after_intuit_had_rotated_is_in_doubt(
+    fleet: Fleet, refresher: Refresher, status: int, error: str | None
+) -> None:
+    fleet.simulator.set_policy("grace")
+    (connected,) = fleet.connect()
+    fleet.simulator.fault("answer", status=status, error=error, rotate=True, count=1)
+    assert_in_doubt_until_the_lease_is_over(fleet, refresher, connected)
+    assert_recovers(fleet, refresher, connected)

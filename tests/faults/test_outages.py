@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from qbo_refresh.status import Outcome
+from tests.support.fleet import Connected, Fleet
+from tests.support.proxy import CuttingProxy
+from tests.support.seams import with_seam
+from tests.support.waiting import wait_until
+from worker.attempt import Trigger
+from worker.database import Database
+from worker.refresh import Refresher, Result, refresh
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from intuit_simulator import StartedSimulator
+    from worker.embedded import Servers
+    from worker.runtime import Runtime
+    from worker.settings import Settings
+
+
+def sweep(by: Refresher, connected: Connected) -> Result:
+    return refresh(by, connected.id, trigger=Trigger.SWEEP)
+
+
+@pytest.fixture
+def own_fleet(own_database_url: str, settings: Settings, simulator: StartedSimulator) -> Iterator[Fleet]:
+    """Give a fleet in the database that the test may change."""
+    db = Database(settings.database().rpartition("/")[0] + "/own")
+    yield Fleet(db, settings, simulator)
+    db.close()
+    assert own_database_url
+
+
+def execute(url: str, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize("fault", [{"kind": "unavailable"}, {"kind": "answer", "status": 500}, {"kind": "drop"}])
+def test_row_16_after_an_outage_of_six_hours_everybody_is_refreshed_and_nobody_reconnects(
+    fleet: Fleet, refresher: Refresher, fault: dict[str, object]
+) -> None:
+    connected = fleet.connect(6)
+    outage = fleet.simulator.fault(**fault)  # type: ignore[arg-type]  # its options
+    for _ in range(6):
+        assert {sweep(refresher, each).outcome for each in connected} == {Outcome.DEFERRED}
+        fleet.let_pass(timedelta(minutes=61), at_intuit=True)
+    fleet.simulator.clear_fault(outage)
+    assert {sweep(refresher, each).outcome for each in connected} == {Outcome.REFRESHED}
+    assert fleet.statuses(connected) == {"active": 6}
+    assert all(fleet.holds_the_live_token(each) for each in connected)
+    assert all(fleet.events(each.id) == [] for each in connected)
+
+
+def test_row_23_postgresql_that_stops_at_the_save_gets_the_token_when_it_is_back(
+    fleet: Fleet, start_worker: Callable[..., Runtime], session_servers: Servers
+) -> None:
+    # Fails without the repetition in `until_acknowledged`: seen.
+    worker = start_worker()
+    connected, other = fleet.connect(2)
+    stopping = with_seam(worker.refresher, "escrow", "put", after=session_servers.stop_postgres)
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(sweep, stopping, connected)
+        try:
+            wait_until(lambda: not worker.refresher.may_claim())
+            assert sweep(worker.refresher, other).reason == "busy_saving"
+        finally:
+            session_servers.start_postgres()
+        assert result.result(30).outcome is Outcome.REFRESHED
+    fleet.db.drop_connection()
+    assert fleet.holds_the_live_token(connected)
+    assert worker.refresher.may_claim()
+    assert fleet.simulator.check().refreshes == 1
+
+
+def test_row_23_a_database_that_has_become_read_only_gets_the_token_when_it_may_be_written(
+    own_fleet: Fleet, own_database_url: str, start_worker: Callable[..., Runtime], database_url: str
+) -> None:
+    worker = start_worker(DATABASE_URL=own_database_url)
+    (connected,) = own_fleet.connect()
+
+    def read_only(*, on: bool) -> None:
+        execute(database_url, f"ALTER DATABASE own SET default_transaction_read_only = {on}")
+        execute(database_url, "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'own'")
+
+    closing = with_seam(worker.refresher, "escrow", "put", after=lambda: read_only(on=True))
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(sweep, closing, connected)
+        wait_until(lambda: not worker.refresher.may_claim())
+        assert not result.done()
+        read_only(on=False)
+        assert result.result(30).outcome is Outcome.REFRESHED
+    own_fleet.db.drop_connection()
+    assert own_fleet.holds_the_live_token(connected)
+
+
+def test_row_23_a_row_whose_full_save_is_refused_for_good_keeps_its_tokens_at_least(
+    own_fleet: Fleet, own_database_url: str, start_worker: Callable[..., Runtime]
+) -> None:
+    odd, well = own_fleet.connect(2)
+    execute(
+        own_database_url,
+        f"ALTER TABLE qbo.connections ADD CHECK (id <> {odd.id} OR refresh_expires_at IS NULL)",
+    )
+    refresher = start_worker(DATABASE_URL=own_database_url).refresher
+    assert sweep(refresher, odd).outcome is Outcome.REFRESHED
+    assert own_fleet.holds_the_live_token(odd)
+    assert sweep(refresher, well).outcome is Outcome.REFRESHED
+
+
+def test_row_23_a_row_whose_every_save_is_refused_becomes_a_candidate_and_the_others_go_on(
+    own_fleet: Fleet, own_database_url: str, start_worker: Callable[..., Runtime]
+) -> None:
+    odd, well = own_fleet.connect(2)
+    execute(
+        own_database_url,
+        f"ALTER TABLE qbo.connections ADD CONSTRAINT odd CHECK (id <> {odd.id} OR token_version = 1)",
+    )
+    worker = start_worker(DATABASE_URL=own_database_url)
+    assert sweep(worker.refresher, odd).reason == "overtaken"
+    (candidate,) = own_fleet.candidates(odd.id)
+    assert (candidate.source, candidate.tried_at) == ("refused_save", None)
+    assert worker.refresher.may_claim()
+    assert sweep(worker.refresher, well).outcome is Outcome.REFRESHED
+    execute(own_database_url, "ALTER TABLE qbo.connections DROP CONSTRAINT odd")
+    own_fleet.let_pass(timedelta(minutes=5))
+    assert sweep(worker.refresher, odd).outcome is Outcome.REFRESHED
+    assert own_fleet.holds_the_live_token(odd)
+    assert own_fleet.state(odd).refusals == 0
+
+
+def test_row_23_saves_that_deadlock_with_somebody_elses_work_are_repeated(
+    fleet: Fleet, refresher: Refresher, database_url: str
+) -> None:
+    (connected,) = fleet.connect()
+    with psycopg.connect(database_url) as host:
+
+        def cut() -> None:
+            host.execute("SELECT FROM qbo.connections FOR UPDATE")
+            threading.Thread(target=end_our_waiting_save, daemon=True).start()
+
+        def end_our_waiting_save() -> None:
+            with psycopg.connect(database_url, autocommit=True) as operator:
+                wait_until(
+                    lambda: operator.execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+                    ).fetchone()
+                )
+            host.rollback()
+
+        result = sweep(with_seam(refresher, "escrow", "put", after=cut), connected)
+    assert result.outcome is Outcome.REFRESHED
+    assert fleet.holds_the_live_token(connected)
+    assert fleet.row(connected.id).token_version == 2
+
+
+@pytest.mark.parametrize("statement", ["WITH saved AS", "WITH held AS", "UPDATE qbo.connections c SET", "COMMIT"])
+@pytest.mark.parametrize("suspected", [False, True])
+def test_row_24_a_statement_whose_acknowledgement_is_lost_is_applied_once(
+    fleet: Fleet, start_worker: Callable[..., Runtime], database_url: str, statement: str, *, suspected: bool
+) -> None:
+    # A suspect is saved in a transaction of several statements, an active connection in one.
+    (connected,) = fleet.connect()
+    if suspected:
+        fleet.update(connected.id, "status = 'suspect', suspect_since = now() - interval '1 hour'")
+    lost = suspected or statement != "COMMIT"
+    with CuttingProxy(database_url) as proxy:
+        refresher = start_worker(DATABASE_URL=proxy.url).refresher
+        proxy.lose_the_answer_to(statement)
+        assert sweep(refresher, connected).outcome is Outcome.REFRESHED
+        assert proxy.lost == int(lost)
+    assert fleet.holds_the_live_token(connected)
+    assert fleet.row(connected.id).token_version == 2
+    assert fleet.outcomes(connected.id) == [("refreshed", None)]
+    assert fleet.simulator.check().refreshes == 1
+    assert fleet.row(connected.id).lease_id is None
+
+
+@pytest.mark.parametrize("statement", ["UPDATE qbo.connections c", "COMMIT"])
+def test_row_24_a_verdict_whose_acknowledgement_is_lost_is_written_once(
+    fleet: Fleet, start_worker: Callable[..., Runtime], database_url: str, statement: str
+) -> None:
+    (connected,) = fleet.connect()
+    fleet.simulator.revoke(connected.realm_id)
+    with CuttingProxy(database_url) as proxy:
+        refresher = start_worker(DATABASE_URL=proxy.url).refresher
+        arming = with_seam(refresher, "intuit", "refresh", before=lambda: proxy.lose_the_answer_to(statement))
+        sweep(arming, connected)
+        assert proxy.lost == 1
+        fleet.let_pass(timedelta(minutes=16))
+        sweep(arming, connected)
+        assert proxy.lost == 2
+    assert fleet.row(connected.id).status == "needs_reauth"
+    assert fleet.events(connected.id) == ["connection.needs_reauth", "sync.paused"]
+    assert fleet.holds(connected.id) == {"reauth"}

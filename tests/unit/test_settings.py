@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import base64
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qbo_refresh import sealing
+from qbo_refresh.errors import QboRefreshError
+from qbo_refresh.secret import Secret
+from worker import settings as worker_settings
+from worker.settings import REVOKE_URL, TOKEN_URL, Settings, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CANARY = "canary-value"
+ONE_APP = {"environment": "sandbox", "client_id": "one", "client_secret": CANARY}
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+        monkeypatch.delenv(f"QBO_{name.upper()}", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+    def read_with(**variables: str) -> Settings:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return worker_settings.read()
+
+    return read_with
+
+
+def complaint(ask: Callable[[], Any]) -> str:
+    """Return what is said of a setting: one sentence that names it and never its value."""
+    with pytest.raises(QboRefreshError) as caught:
+        ask()
+    text = str(caught.value)
+    assert CANARY not in text
+    assert "\n" not in text
+    assert text.endswith(".")
+    return text
+
+
+@pytest.mark.parametrize(
+    ("ask", "named"),
+    [
+        (Settings.database, "DATABASE_URL"),
+        (Settings.redis, "REDIS_URL"),
+        (Settings.keyring, "TOKEN_KEYS"),
+        (Settings.lookup, "LOOKUP_KEY"),
+        (Settings.apps, "INTUIT_CLIENT_ID"),
+    ],
+)
+def test_what_is_missing_is_named(read: Callable[..., Settings], ask: Callable[[Settings], Any], named: str) -> None:
+    assert complaint(lambda: ask(read())).startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "ask"),
+    [
+        ("DATABASE_URL", f"mysql://{CANARY}", Settings.database),
+        ("DATABASE_URL", CANARY, Settings.database),
+        ("REDIS_URL", f"amqp://{CANARY}", Settings.redis),
+        ("REDIS_URL", CANARY, Settings.redis),
+        ("TOKEN_KEYS", CANARY, Settings.keyring),
+        ("TOKEN_KEYS_FILE", "missing-file", Settings.keyring),
+        ("LOOKUP_KEY", CANARY, Settings.lookup),
+        ("INTUIT_APPS", CANARY, Settings.apps),
+        ("INTUIT_APPS", f'"{CANARY}"', Settings.apps),
+        ("INTUIT_APPS", f'["{CANARY}"]', Settings.apps),
+        ("INTUIT_APPS", json.dumps([ONE_APP | {"environment": CANARY}]), Settings.apps),
+        ("INTUIT_APPS", json.dumps([{"client_secret": CANARY}]), Settings.apps),
+        ("INTUIT_TOKEN_URL", f"https://{CANARY}.example/", Settings.endpoint),
+        ("INTUIT_REVOKE_URL", f"https://{CANARY}.example/", Settings.endpoint),
+    ],
+)
+def test_what_is_malformed_is_named_and_not_repeated(
+    read: Callable[..., Settings], variable: str, value: str, ask: Callable[[Settings], Any]
+) -> None:
+    assert variable in complaint(lambda: ask(read(**{variable: value})))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LEASE_SECONDS", "0"),
+        ("LEASE_SECONDS", "nan"),
+        ("LEASE_SECONDS", "100000"),
+        ("LEASE_SECONDS", CANARY),
+        ("REFRESH_PER_MINUTE", "0"),
+        ("CONFIRM_AFTER_SECONDS", "-1"),
+        ("BACKOFF_SECONDS", "0"),
+        ("SWEEP_SECONDS", "0"),
+        ("DATABASE_SCHEMA", 'qbo"; DROP'),
+        ("INTUIT_ENVIRONMENT", CANARY),
+        ("LOG_LEVEL", CANARY),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "QBO_"])
+def test_a_value_that_cannot_be_is_named_when_the_settings_are_read(
+    read: Callable[..., Settings], variable: str, value: str, prefix: str
+) -> None:
+    assert variable in complaint(lambda: read(**{prefix + variable: value}))
+
+
+def test_all_wrong_values_are_named_at_once(read: Callable[..., Settings]) -> None:
+    text = complaint(lambda: read(LEASE_SECONDS="x", SWEEP_SECONDS="y"))
+    assert "LEASE_SECONDS" in text
+    assert "SWEEP_SECONDS" in text
+
+
+@pytest.mark.parametrize("prefixed_first", [True, False])
+def test_the_name_with_the_prefix_wins(read: Callable[..., Settings], prefixed_first: bool) -> None:  # noqa: FBT001  # the table's
+    values = {"QBO_REDIS_URL": "redis://prefixed", "REDIS_URL": "redis://plain"}
+    ordered = values if prefixed_first else dict(reversed(values.items()))
+    assert read(**ordered).redis() == "redis://prefixed"
+
+
+def test_an_empty_variable_is_an_unset_one(read: Callable[..., Settings]) -> None:
+    assert read(LEASE_SECONDS="", QBO_REDIS_URL="", REDIS_URL="redis://plain").redis() == "redis://plain"
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgres+psycopg2"])
+def test_every_name_of_postgresql_is_taken(read: Callable[..., Settings], scheme: str) -> None:
+    assert read(DATABASE_URL=f"{scheme}://u:p%40@h/d?x=1").database() == "postgresql+psycopg://u:p%40@h/d?x=1"
+
+
+def test_migrations_may_have_an_address_of_their_own(read: Callable[..., Settings]) -> None:
+    settings = read(DATABASE_URL="postgres://bouncer/d", MIGRATION_DATABASE_URL="postgres://direct/d")
+    assert settings.database(migration=True).endswith("//direct/d")
+    assert settings.database().endswith("//bouncer/d")
+
+
+def test_secrets_do_not_show_in_the_settings_repr(read: Callable[..., Settings]) -> None:
+    names = [
+        "DATABASE_URL",
+        "MIGRATION_DATABASE_URL",
+        "REDIS_URL",
+        "TOKEN_KEYS",
+        "LOOKUP_KEY",
+        "INTUIT_CLIENT_SECRET",
+        "INTUIT_CLIENT_SECRET_PREVIOUS",
+        "INTUIT_APPS",
+        "SENTRY_DSN",
+    ]
+    settings = read(**dict.fromkeys(names, CANARY))
+    assert CANARY not in repr(settings)
+    assert CANARY not in str(settings.model_dump())
+
+
+def test_one_app_has_its_secrets_in_the_order_in_which_they_are_tried(read: Callable[..., Settings]) -> None:
+    settings = read(INTUIT_CLIENT_ID="id", INTUIT_CLIENT_SECRET="new", INTUIT_CLIENT_SECRET_PREVIOUS="old")
+    (app,) = settings.apps()
+    assert (app.environment, app.client_id) == ("production", "id")
+    assert app.secrets == (Secret("new"), Secret("old"))
+
+
+def test_several_apps_come_as_json(read: Callable[..., Settings]) -> None:
+    other = {"environment": "production", "client_id": "two", "client_secret": "b", "client_secret_previous": "c"}
+    one, two = read(INTUIT_APPS=json.dumps([ONE_APP, other])).apps()
+    assert (one.environment, one.client_id, one.secrets) == ("sandbox", "one", (Secret(CANARY),))
+    assert (two.environment, two.client_id, two.secrets) == ("production", "two", (Secret("b"), Secret("c")))
+
+
+def test_keys_may_come_from_a_file(read: Callable[..., Settings], tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"a:{sealing.new_key()}\nb:{sealing.new_key()}\n")
+    assert read(TOKEN_KEYS_FILE=str(file)).keyring().key_ids == ("a", "b")
+
+
+def test_a_key_file_of_random_bytes_is_refused_with_a_sentence(read: Callable[..., Settings], tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(bytes(range(128, 256)))
+    assert "TOKEN_KEYS_FILE" in complaint(lambda: read(TOKEN_KEYS_FILE=str(file)).keyring())
+
+
+def test_the_defaults_are_those_of_the_contract(read: Callable[..., Settings]) -> None:
+    settings = read()
+    endpoint = settings.endpoint()
+    assert (endpoint.token_url, endpoint.revoke_url) == (TOKEN_URL, REVOKE_URL)
+    assert settings.pace.lease == timedelta(seconds=60)
+    assert settings.pace.confirm_after == timedelta(minutes=15)
+    assert settings.queue_mark == timedelta(minutes=10)
+    assert settings.database_schema == "qbo"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        TOKEN_URL,
+        "http://127.0.0.1:8080/token",
+        "http://localhost/token",
+        "http://[::1]:8080/token",
+        "https://127.8.8.8/token",
+    ],
+)
+def test_intuits_host_and_loopback_get_tokens(read: Callable[..., Settings], url: str) -> None:
+    assert read(INTUIT_TOKEN_URL=url).endpoint().token_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://oauth.platform.intuit.com.evil.example/oauth2/v1/tokens/bearer",
+        "https://evil.example/oauth.platform.intuit.com",
+        "https://evil.example?oauth.platform.intuit.com",
+        "https://evil.example#@oauth.platform.intuit.com",
+        "https://oauth.platform.intuit.com@evil.example/",
+        "https://user:pass@oauth.platform.intuit.com/",
+        "https://oauth.platform.intuit.com\\@evil.example/",
+        "https://oauth.platform.intuit.com%2eevil.example/",
+        "https://oauth.platform.intuit.com:8443/",
+        "http://oauth.platform.intuit.com/oauth2/v1/tokens/bearer",
+        "ftp://oauth.platform.intuit.com/",
+        "//oauth.platform.intuit.com/",
+        "http://127.0.0.1.evil/",
+        "http://127.0.0.1.evil.example/",
+        "http://127.0.0.1@evil.example/",
+        "http://user@127.0.0.1/",
+        "http://localhost.evil.example/",
+        "http://evil.example/127.0.0.1",
+        "http://0.0.0.0/",
+        "http://10.0.0.1/",
+        "http://2130706433.evil/",
+        "file:///etc/passwd",
+        "http://",
+        "not a url",
+        pytest.param("http://[::1", marks=pytest.mark.xfail(raises=ValueError, reason="urlsplit's own error escapes")),
+    ],
+)
+@pytest.mark.parametrize("variable", ["INTUIT_TOKEN_URL", "INTUIT_REVOKE_URL"])
+def test_no_other_host_gets_tokens(read: Callable[..., Settings], variable: str, url: str) -> None:
+    settings = read(**{variable: url})
+    with pytest.raises(SettingsError, match=variable):
+        settings.endpoint()
+
+
+def test_a_stranger_is_allowed_by_naming_exactly_its_url(read: Callable[..., Settings]) -> None:
+    url = "https://gateway.example/token"
+    assert read(INTUIT_TOKEN_URL=url, ALLOW_TOKEN_URL=url).endpoint().token_url == url
+    with pytest.raises(SettingsError):
+        read(INTUIT_TOKEN_URL=url + "/other").endpoint()
+
+
+def test_a_lookup_key_is_32_bytes_of_base64(read: Callable[..., Settings]) -> None:
+    assert read(LOOKUP_KEY=base64.b64encode(bytes(32)).decode()).lookup().fingerprint(Secret("x"))
