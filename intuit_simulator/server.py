@@ -66,12 +66,14 @@ class Site:
 
 
 def discovery(base_url: str) -> dict[str, Any]:
-    """Return the discovery document."""
+    """Return the discovery document, with the fields that clients insist on; what OpenID alone needs is not served."""
     return {
         "issuer": base_url,
         "authorization_endpoint": base_url + AUTHORIZE_PATH,
         "token_endpoint": base_url + TOKEN_PATH,
         "revocation_endpoint": base_url + REVOKE_PATH,
+        "userinfo_endpoint": base_url + "/v1/openid_connect/userinfo",
+        "jwks_uri": base_url + "/op/v1/jwks",
         "response_types_supported": ["code"],
         "grant_types_supported": ["authorization_code", "refresh_token"],
         "scopes_supported": ["com.intuit.quickbooks.accounting"],
@@ -109,7 +111,7 @@ async def run(
         watch.cancel()
     listening.close()
     simulation.lift_all_faults()
-    await server.shutdown(timeout=0)
+    await server.shutdown(timeout=0.05)  # 0 would mean to wait for idle connections for ever
 
 
 async def _watch_parent(stop: asyncio.Event) -> None:

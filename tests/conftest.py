@@ -7,8 +7,6 @@ worker would be started with.
 
 from __future__ import annotations
 
-import os
-import signal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -118,8 +116,6 @@ def session_simulator() -> Iterator[StartedSimulator]:
     """Give this process's own simulator of Intuit."""
     with intuit_simulator.start() as running:
         yield running
-        # It would wait five seconds for the connections that this process keeps open.
-        os.kill(running.pid, signal.SIGKILL)
 
 
 @pytest.fixture

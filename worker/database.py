@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CONNECTION_CLASSES = ("08", "40", "53", "57")
-_READ_ONLY = "25006"
+_READ_ONLY, _LOCK_NOT_AVAILABLE = "25006", "55P03"
 _TABLE = re.compile(r"\bqbo\.")
 
 
@@ -45,13 +45,13 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Tell whether the same statement may succeed later: the connection, a deadlock, a full disk, a shutdown."""
+    """Tell whether the same statement may succeed later: the connection, a lock, a full disk, a shutdown."""
     if not isinstance(error, DBAPIError | psycopg.Error):
         return False
     state = sqlstate(error)
     if state is None:
         return isinstance(getattr(error, "orig", error), psycopg.OperationalError | psycopg.InterfaceError)
-    return state[:2] in _CONNECTION_CLASSES or state == _READ_ONLY
+    return state[:2] in _CONNECTION_CLASSES or state in (_READ_ONLY, _LOCK_NOT_AVAILABLE)
 
 
 def _engine(url: str) -> sa.Engine:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy.exc
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from alembic.script.revision import ResolutionError
+from alembic.util import CommandError
 
 from qbo_refresh.errors import QboRefreshError
 from worker import reaching
@@ -71,6 +71,6 @@ def check(db: Database, config: Settings) -> None:
         return
     try:
         script.get_revision(at)
-    except ResolutionError:
+    except CommandError:
         return  # made by a newer release
     raise NotMigrated(f"The tables are at revision {at}, this code needs {head}: run `qbo-refresh migrate`.")

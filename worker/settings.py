@@ -202,6 +202,7 @@ class Settings(BaseSettings):
             SettingsError: A refresh token would go to a stranger.
         """
         for name, url in (("INTUIT_TOKEN_URL", self.intuit_token_url), ("INTUIT_REVOKE_URL", self.intuit_revoke_url)):
+            _check_address(name, url)
             if not _is_intuit(url) and not _is_loopback(url) and url != self.allow_token_url:
                 raise SettingsError(
                     f"{name} is neither Intuit's nor on loopback: refresh tokens would go to a stranger."

@@ -8,16 +8,12 @@ from __future__ import annotations
 import os
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import redis
 import sqlalchemy as sa
 from celery import Celery
 from intuitlib import client as intuit  # type: ignore[import-untyped]
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-
-if TYPE_CHECKING:
-    import requests
 
 # The client takes the address of a discovery document in place of an environment's name.
 DISCOVERY_URL = os.environ["INTUIT_DISCOVERY_URL"]
@@ -27,18 +23,6 @@ app = Celery("handwritten", broker=os.environ["REDIS_URL"])
 app.conf.update(task_default_queue="handwritten", task_ignore_result=True, broker_connection_retry_on_startup=True)
 engine = sa.create_engine(os.environ["SQLALCHEMY_URL"], pool_size=int(os.environ["CONCURRENCY"]), max_overflow=0)
 locks = redis.Redis.from_url(os.environ["REDIS_URL"])
-
-
-ask = intuit.get_discovery_doc
-
-
-def discover(environment: str, session: requests.Session) -> dict[str, str]:
-    """Return the discovery document, which each new client asks for first, with what the simulator leaves out."""
-    document: dict[str, str] = ask(environment, session=session)
-    return {"jwks_uri": "", "userinfo_endpoint": "", **document}
-
-
-intuit.get_discovery_doc = discover
 
 
 class Base(DeclarativeBase):

@@ -30,7 +30,6 @@ POINTS: list[tuple[Port, str, str]] = [
     ("escrow", "settle", "after"),
 ]
 LEASE = timedelta(seconds=61)
-DELIVERED_ELSEWHERE = "blocked in the main thread, a signal reaches another one, and Python's handler runs all the same"
 
 
 def die(by: Refresher, connection_id: int, port: Port, method: str, when: str) -> None:
@@ -116,8 +115,8 @@ def terminated() -> Iterator[list[int]]:
 @pytest.mark.parametrize(
     "point",
     [
-        pytest.param(("intuit", "refresh"), marks=pytest.mark.xfail(raises=AssertionError, reason=DELIVERED_ELSEWHERE)),
-        pytest.param(("escrow", "put"), marks=pytest.mark.xfail(raises=AssertionError, reason=DELIVERED_ELSEWHERE)),
+        ("intuit", "refresh"),
+        ("escrow", "put"),
         ("store", "save"),
     ],
     ids="-".join,

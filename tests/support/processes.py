@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from worker.queues import ALL
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 T = TypeVar("T")
+Variables: TypeAlias = "Mapping[str, str]"
+_NONE: Variables = {}
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSED_ON = ("PATH", "TMPDIR", "LANG", "LC_ALL")
@@ -105,8 +107,8 @@ class Programs:
         }
         self._watch = watch
 
-    def start(self, *arguments: str, **changes: str) -> Program:
-        """Start a `celery -A worker.app …`; `changes` are variables that differ."""
+    def start(self, *arguments: str, variables: Variables = _NONE) -> Program:
+        """Start a `celery -A worker.app …`; `variables` are those that differ."""
         log = self._directory / f"{len(self.started)}-{arguments[0]}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -115,7 +117,7 @@ class Programs:
                 stdout=output,
                 stderr=output,
                 cwd=self._directory,
-                env=self._environment | changes,
+                env=self._environment | dict(variables),
                 start_new_session=True,
             )
         self._watch(process.pid)
@@ -123,21 +125,25 @@ class Programs:
         self.started.append(program)
         return program
 
-    def worker(self, *options: str, threads: int = 4, queues: Sequence[str] = ALL, **changes: str) -> Program:
+    def worker(
+        self, *options: str, threads: int = 4, queues: Sequence[str] = ALL, variables: Variables = _NONE
+    ) -> Program:
         """Start a worker with the Procfile's command, or with `options` for its pool. It may not be ready yet."""
         pool = options or ("-P", "threads", "-c", str(threads))
         name = f"test-{len(self.started)}@%h"
-        return self.start("worker", *pool, "-E", "-Q", ",".join(queues), "-n", name, "-l", "INFO", **changes)
+        return self.start("worker", *pool, "-E", "-Q", ",".join(queues), "-n", name, "-l", "INFO", variables=variables)
 
-    def ready_worker(self, *options: str, threads: int = 4, queues: Sequence[str] = ALL, **changes: str) -> Program:
+    def ready_worker(
+        self, *options: str, threads: int = 4, queues: Sequence[str] = ALL, variables: Variables = _NONE
+    ) -> Program:
         """Start a worker and return when it takes messages."""
-        started = self.worker(*options, threads=threads, queues=queues, **changes)
+        started = self.worker(*options, threads=threads, queues=queues, variables=variables)
         wait_until_ready(started)
         return started
 
-    def beat(self, **changes: str) -> Program:
+    def beat(self, *, variables: Variables = _NONE) -> Program:
         """Start a beat."""
-        return self.start("beat", "-l", "INFO", **changes)
+        return self.start("beat", "-l", "INFO", variables=variables)
 
     def output(self) -> str:
         """Return what all of them have printed so far."""
