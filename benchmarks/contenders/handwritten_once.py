@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
 
 from intuitlib import client as intuit  # type: ignore[import-untyped]
 
-from benchmarks.contenders import handwritten
 from benchmarks.contenders.handwritten import app
 
-if TYPE_CHECKING:
-    import requests
-
-documents: dict[str, dict[str, str]] = {}
+_ask = intuit.get_discovery_doc
 
 
-def discover_once(environment: str, session: requests.Session) -> dict[str, str]:
-    """Return the discovery document, asked for the first time only."""
-    if environment not in documents:
-        documents[environment] = handwritten.discover(environment, session)
-    return documents[environment]
+@functools.cache
+def _discover_once(environment: str) -> dict[str, str]:
+    document: dict[str, str] = _ask(environment)
+    return document
 
 
-intuit.get_discovery_doc = discover_once
+intuit.get_discovery_doc = lambda environment, session=None: _discover_once(environment)  # noqa: ARG005  # the library's
 
 __all__ = ["app"]
