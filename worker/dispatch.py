@@ -32,7 +32,7 @@ class Sweep:
     """
 
     db: Database
-    keys: Sequence[Keys]
+    keys: tuple[Keys, ...]
     per_sweep: int
     per_minute: int
     every: timedelta

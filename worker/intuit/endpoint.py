@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -35,6 +36,7 @@ _CLIENT_CODES = frozenset({"invalid_client", "unauthorized_client"})
 # stranger writes into an answer does not go into our ledger, logs and metrics.
 _REQUEST_CODES = frozenset({"invalid_request", "invalid_scope", "unsupported_grant_type"})
 _LONGEST_TID = 100
+_NOT_OF_A_TID = re.compile(r"[^0-9A-Za-z._-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +180,7 @@ def _refusal(
 
 
 def _tid(headers: Mapping[str, str]) -> str | None:
-    tid = "".join(c for c in headers.get("intuit_tid", "") if c.isalnum() or c in "-_.")
-    return tid[:_LONGEST_TID] or None
+    return _NOT_OF_A_TID.sub("", headers.get("intuit_tid", ""))[:_LONGEST_TID] or None
 
 
 def retry_after(headers: Mapping[str, str]) -> timedelta | None:

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from worker.policy import NEAR_EXPIRY
+from worker.store.claims import key_arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import timedelta
 
     from worker.attempt import Keys
@@ -44,15 +44,9 @@ WHERE a.id = ANY (%(key_apps)s::int[]) AND (a.throttled_until IS NULL OR a.throt
 """
 
 
-def open_apps(db: Database, keys: Sequence[Keys]) -> tuple[list[int], list[int]]:
+def open_apps(db: Database, keys: tuple[Keys, ...]) -> tuple[list[int], list[int]]:
     """Return the apps that may go, and those that are blocked but may let one connection through as a probe."""
-    rows = db.execute(
-        _OPEN_APPS,
-        {
-            "key_apps": [key.app_id for key in keys for _ in key.secret_hashes],
-            "key_hashes": [secret_hash for key in keys for secret_hash in key.secret_hashes],
-        },
-    ).all()
+    rows = db.execute(_OPEN_APPS, key_arrays(keys)).all()
     return [row.id for row in rows if row.usable], [row.id for row in rows if not row.usable and row.probe]
 
 

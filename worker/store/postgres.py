@@ -32,7 +32,7 @@ class PostgresStore:
     """Implements `worker.attempt.Store`."""
 
     def __init__(
-        self, db: Database, *, keys: Sequence[Keys], pace: Pace, worker: str, give_up: Callable[[], bool]
+        self, db: Database, *, keys: tuple[Keys, ...], pace: Pace, worker: str, give_up: Callable[[], bool]
     ) -> None:
         """Take what is the same for all attempts of this process.
 
