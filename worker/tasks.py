@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import Reject
 from celery.utils import uuid
 
 from qbo_refresh.status import Outcome
@@ -66,7 +67,10 @@ def _refresh(connection_id: int, trigger: Trigger, freshness: Freshness) -> Resu
     if not isinstance(connection_id, int) or isinstance(connection_id, bool):
         raise TypeError("connection_id must be a number: our id of the connection")
     try:
-        return refresh(runtime.current().refresher, connection_id, trigger=trigger, freshness=freshness)
+        here = runtime.current()
+        if here.stop.since is not None:
+            raise Reject("stopping", requeue=True)  # another worker takes it; the caller goes on waiting
+        return refresh(here.refresher, connection_id, trigger=trigger, freshness=freshness)
     except DatabaseUnavailable:
         log.warning("refresh.database_unavailable", connection_id=connection_id)
         return Result(connection_id, Outcome.DEFERRED, "database_unavailable")

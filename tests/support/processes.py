@@ -24,16 +24,15 @@ _NONE: Variables = {}
 ROOT = Path(__file__).resolve().parents[2]
 PASSED_ON = ("PATH", "TMPDIR", "LANG", "LC_ALL")
 PATIENCE_S = 60.0
-ASK_EVERY_S = 0.05
 
 
-def eventually(condition: Callable[[], T], *, within_s: float = PATIENCE_S) -> T:
+def eventually(condition: Callable[[], T], *, within_s: float = PATIENCE_S, every_s: float = 0.05) -> T:
     """Return the first true value of a condition that costs more to ask than those of `wait_until`."""
     give_up = time.monotonic() + within_s
     while not (value := condition()):
         if time.monotonic() > give_up:
             raise AssertionError(f"this did not come true within {within_s} s: {condition}")
-        time.sleep(ASK_EVERY_S)
+        time.sleep(every_s)
     return value
 
 

@@ -1,0 +1,52 @@
+"""Fixtures for tests of real Celery processes."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+from celery import Celery
+
+from tests.support.processes import Programs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from intuit_simulator import Simulator
+    from worker.embedded import Servers
+
+
+def assert_without_secrets(text: str, simulator: Simulator) -> None:
+    """Check that a text names no company and holds no token of the simulator's, in clear."""
+    assert "RT1-" not in text, "a refresh token"
+    assert "eyJhbGciOi" not in text, "an access token"
+    assert simulator.client_secret not in text
+    assert not {state.realm_id for state in simulator.states()} & set(re.findall(r"\d+", text))
+
+
+@pytest.fixture
+def programs(
+    environment: dict[str, str], tmp_path: Path, session_servers: Servers, simulator: Simulator
+) -> Iterator[Programs]:
+    """Give the means to start Celery's processes. They end with the test; what they said must be without secrets."""
+    running = Programs(tmp_path, environment, session_servers.watch)
+    yield running
+    running.close()
+    assert_without_secrets(running.output(), simulator)
+
+
+@pytest.fixture
+def another_app(redis_url: str) -> Iterator[Celery]:
+    """Give a Celery app that shares the broker and the result backend, and knows nothing of ours but names."""
+    with Celery("another", broker=redis_url, backend=redis_url, set_as_current=False) as app:
+        yield app
+
+
+@pytest.fixture
+def valkey(redis_url: str) -> Iterator[redis.Redis]:
+    """Give a client of the broker, to look inside."""
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client

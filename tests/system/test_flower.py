@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import secrets
+import threading
+import urllib.error
+import urllib.request
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from celery.events import EventReceiver
+
+from tests.support.processes import Programs, eventually
+from tests.system.conftest import assert_without_secrets
+from worker.embedded.processes import free_port
+from worker.queues import REFRESH_CONNECTION, REFRESH_DUE, SWEEP
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from tests.support.fleet import Fleet
+
+MANY = 300
+
+
+def test_all_task_events_arrive_although_they_are_sent_in_groups(programs: Programs, another_app: Celery) -> None:
+    arrived: Counter[str] = Counter()
+    ended = threading.Event()
+
+    def count(event: dict[str, Any]) -> None:
+        arrived[event["type"]] += 1
+
+    def listen() -> None:
+        with another_app.connection_for_read() as connection:
+            receiver = EventReceiver(connection, handlers={"*": count}, app=another_app)
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    receiver.capture(limit=None, timeout=1, wakeup=True)
+
+    programs.ready_worker(threads=8)
+    listening = threading.Thread(target=listen, daemon=True)
+    listening.start()
+    eventually(lambda: arrived["worker-heartbeat"])
+    for _ in range(MANY):
+        another_app.send_task(REFRESH_DUE, args=[0], queue=SWEEP)
+    expected = {"task-received": MANY, "task-started": MANY, "task-succeeded": MANY}
+    try:
+        eventually(lambda: {kind: n for kind, n in arrived.items() if kind.startswith("task-")} == expected)
+    finally:
+        ended.set()
+        eventually(lambda: not listening.is_alive())
+
+
+def test_flower_shows_workers_and_tasks_by_id_and_no_secret(
+    programs: Programs, fleet: Fleet, another_app: Celery, redis_url: str
+) -> None:
+    url, login = f"http://127.0.0.1:{free_port()}", f"operator:{secrets.token_urlsafe(9)}"
+    flower = programs.start(
+        "flower",
+        "--address=127.0.0.1",
+        f"--port={url.rpartition(':')[2]}",
+        variables={"FLOWER_BASIC_AUTH": login, "FLOWER_READ_ONLY": "true"},
+    )
+    programs.ready_worker()
+    flower.wait_for("Connected to redis")
+    connected = fleet.connect(3)
+
+    def page(path: str) -> str:
+        """Return what Flower answers to somebody who has logged in; empty while it is starting."""
+        asked = urllib.request.Request(f"{url}{path}", headers={"Authorization": f"Basic {encoded(login)}"})  # noqa: S310  # loopback
+        try:
+            with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310  # loopback
+                return str(answer.read().decode())
+        except urllib.error.URLError:
+            return ""
+
+    def tasks() -> dict[str, dict[str, Any]]:
+        answered: dict[str, dict[str, Any]] = json.loads(page("/api/tasks") or "{}")
+        return answered
+
+    # What it has of a worker includes that worker's configuration.
+    eventually(lambda: "broker_url" in page("/api/workers?refresh=1"))
+    asked = [another_app.send_task(REFRESH_CONNECTION, args=[each.id], queue="qbo.adhoc") for each in connected]
+    for each in asked:
+        assert each.get(timeout=60)["outcome"] == "refreshed"
+    eventually(lambda: [task["state"] for task in tasks().values()].count("SUCCESS") == 3)
+    shown = tasks()
+    assert set(shown) == {each.id for each in asked}
+    for each, one in zip(asked, connected, strict=True):
+        assert shown[each.id]["name"] == REFRESH_CONNECTION
+        assert shown[each.id]["args"] == f"[{one.id}]"
+    pages = ["/api/tasks", "/api/workers", "/tasks", "/workers", *(f"/task/{each.id}" for each in asked)]
+    everything = "".join(page(path) for path in pages)
+    assert all(each.id in everything for each in asked)
+    assert_without_secrets(everything, fleet.simulator)
+    assert redis_url not in everything
+    assert str(urlsplit(redis_url).password) not in everything
+
+
+def encoded(login: str) -> str:
+    return base64.b64encode(login.encode()).decode()
