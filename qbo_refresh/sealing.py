@@ -27,7 +27,7 @@ KEY_BYTES = 32
 _NONCE_BYTES = 12  # NIST SP 800-38D's recommended length for GCM
 _TAG_BYTES = 16
 _FORMAT = 1
-_KEY_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+KEY_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 
 class Field(StrEnum):
@@ -116,7 +116,7 @@ class Keyring:
         keys: dict[str, dict[str, bytes]] = {}
         for entry in re.split(r"[,\s]+", text.strip()):
             key_id, separator, encoded = entry.partition(":")
-            if not separator or not _KEY_ID.fullmatch(key_id):
+            if not separator or not KEY_ID.fullmatch(key_id):
                 raise BadKeys("TOKEN_KEYS must be `id:base64[,id:base64…]`: make one with `qbo-refresh keys new`.")
             if key_id in keys:
                 raise BadKeys(f"TOKEN_KEYS has the id {key_id!r} twice: give each key an id of its own.")
@@ -158,7 +158,7 @@ def key_id_of(blob: bytes) -> str | None:
     if len(blob) < head + _NONCE_BYTES + _TAG_BYTES:
         return None
     key_id = blob[2:head].decode("ascii", "replace")
-    return key_id if _KEY_ID.fullmatch(key_id) else None
+    return key_id if KEY_ID.fullmatch(key_id) else None
 
 
 class Lookup:
@@ -186,6 +186,10 @@ class Lookup:
     def fingerprint(self, refresh_token: Secret) -> bytes:
         """Return 16 bytes by which the ledger and the comparisons recognise a refresh token."""
         return self._hash(("refresh_token", refresh_token.reveal()))
+
+    def check_value(self) -> bytes:
+        """Return 16 bytes by which a database recognises this key."""
+        return self._hash(("lookup_key",))
 
     def secret_hash(self, client_secret: Secret) -> bytes:
         """Return 16 bytes that name a client secret: an app is blocked per secret."""

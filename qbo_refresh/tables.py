@@ -40,6 +40,8 @@ control = sa.Table(
     sa.Column("timeline", sa.Integer),
     sa.Column("epoch", sa.Integer, nullable=False, server_default="1"),
     sa.Column("epoch_since", _when, nullable=False, server_default=sa.func.now()),
+    # Which LOOKUP_KEY the hashes are under: a worker with another would see no connection as known.
+    sa.Column("lookup_check", BYTEA),
     # Two beats are harmless: a sweep starts only if the last one began long enough ago.
     sa.Column("swept_at", _when),
     sa.CheckConstraint("one_row", name="one_row"),

@@ -129,7 +129,8 @@ class Database:
             yield
             connection.exec_driver_sql("COMMIT")
         except BaseException as error:
-            if is_passing(error):
+            # SQLAlchemy gives up a connection that ^C has met in mid-statement; closing it rolls back, too.
+            if is_passing(error) or not isinstance(error, Exception) or connection.invalidated:
                 self.drop_connection()
             else:
                 connection.exec_driver_sql("ROLLBACK")

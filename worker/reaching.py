@@ -30,22 +30,22 @@ class Trouble:
 
 # What the driver's text contains, in what we say, and whether it may pass. The first that fits counts.
 _POSTGRES = (
-    ("password authentication failed", "it refuses the password: correct it", False),
-    ("no password supplied", "it wants a password: add it", False),
-    ("auth failed", "it refuses the user or the password: correct them", False),
-    ("no such user", "it has no such user: correct it", False),
-    ("no such database", "it has no such database: create it or correct the name", False),
-    ("does not exist", "it has no such database or user: create it or correct the name", False),
-    ("pg_hba.conf", "it does not let this host and user in: add them to its pg_hba.conf", False),
-    ("support SSL", "it does not speak TLS: leave out sslmode", False),
-    ("certificate", "its certificate is not trusted: see sslrootcert", False),
-    ("starting up", "it is starting", True),
-    ("shutting down", "it is shutting down", True),
-    ("too many", "it takes no more connections", True),
-    ("remaining connection slots", "it takes no more connections", True),
-    ("resolve host", "its host name is not known (yet): is it right", True),
-    ("refused", "nothing listens there: is it running, and are host and port right", True),
-    ("timeout", "it does not answer: is it running, and are host and port right", True),
+    ("password authentication failed", "it refuses the password: correct it.", False),
+    ("no password supplied", "it wants a password: add it.", False),
+    ("auth failed", "it refuses the user or the password: correct them.", False),
+    ("no such user", "it has no such user: correct it.", False),
+    ("no such database", "it has no such database: create it or correct the name.", False),
+    ("does not exist", "it has no such database or user: create it or correct the name.", False),
+    ("pg_hba.conf", "it does not let this host and user in: add them to its pg_hba.conf.", False),
+    ("support SSL", "it does not speak TLS: leave out sslmode.", False),
+    ("certificate", "its certificate is not trusted: see sslrootcert.", False),
+    ("starting up", "it is starting.", True),
+    ("shutting down", "it is shutting down.", True),
+    ("too many", "it takes no more connections.", True),
+    ("remaining connection slots", "it takes no more connections.", True),
+    ("resolve host", "its host name is not known (yet): is it right?", True),
+    ("refused", "nothing listens there: is it running, and are host and port right?", True),
+    ("timeout", "it does not answer: is it running, and are host and port right?", True),
 )
 
 
@@ -54,10 +54,10 @@ def database(error: BaseException) -> Trouble:
     text = _texts(error)
     for pattern, why, may_pass in _POSTGRES:
         if pattern in text:
-            return Trouble(f"PostgreSQL at DATABASE_URL cannot be reached: {why}.", may_pass)
+            return Trouble(f"PostgreSQL at DATABASE_URL cannot be reached: {why}", may_pass)
     if isinstance(error, ValueError):
         return malformed("DATABASE_URL")
-    return Trouble("PostgreSQL at DATABASE_URL cannot be reached: is it running, and is the URL right.", may_pass=True)
+    return Trouble("PostgreSQL at DATABASE_URL cannot be reached: is it running, and is the URL right?", may_pass=True)
 
 
 def broker(url: str) -> Trouble | None:
@@ -80,7 +80,9 @@ def redis_trouble(error: redis.RedisError) -> Trouble:
     if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
         return Trouble("Redis at REDIS_URL refuses the user or the password: correct them.", may_pass=False)
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
-        return Trouble("Redis at REDIS_URL cannot be reached: is it running, are host and port right.", may_pass=True)
+        return Trouble(
+            "Redis at REDIS_URL cannot be reached: is it running, and are host and port right?", may_pass=True
+        )
     return Trouble(f"Redis at REDIS_URL refuses to work ({type(error).__name__}).", may_pass=True)
 
 

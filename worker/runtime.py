@@ -16,7 +16,7 @@ from worker.database import Database
 from worker.escrow import RedisEscrow
 from worker.intuit import IntuitEndpoint
 from worker.refresh import ClientSecret, Refresher
-from worker.store import apps
+from worker.store import apps, control
 from worker.store.postgres import PostgresStore
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def build(config: Settings) -> Runtime:
     Raises:
         SettingsError, BadKeys: Something is missing or malformed.
         DatabaseUnavailable: PostgreSQL cannot be reached.
+        WrongLookupKey: LOOKUP_KEY is not the one that the database was made with.
         NotMigrated: Its tables are missing or older than this code.
     """
     endpoint, keyring, lookup, configured = config.endpoint(), config.keyring(), config.lookup(), config.apps()
@@ -90,6 +91,7 @@ def build(config: Settings) -> Runtime:
     db = Database(config.database(), schema=config.database_schema)
     stop = Stop(db)
     schema.check(db, config)
+    control.check_lookup(db, lookup)
     secrets = secrets_of(db, lookup, configured)
     keys = tuple(Keys(app_id, tuple(s.secret_hash for s in mine)) for app_id, mine in secrets.items())
     name = worker_name()

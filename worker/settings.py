@@ -81,11 +81,11 @@ class Settings(BaseSettings):
     intuit_token_url: str = TOKEN_URL
     intuit_revoke_url: str = REVOKE_URL
     allow_token_url: str | None = None
-    refresh_per_minute: int = Field(1200, ge=1)
-    lease_seconds: float = Field(60, ge=1, le=3600)
-    confirm_after_seconds: float = Field(900, ge=0)
-    backoff_seconds: float = Field(60, gt=0, le=3600)
-    sweep_seconds: float = Field(60, gt=0, le=3600)
+    refresh_per_minute: int = Field(1200, ge=1, le=10_000_000)
+    lease_seconds: float = Field(60, ge=1, le=3600, allow_inf_nan=False)
+    confirm_after_seconds: float = Field(900, ge=0, le=30 * 86400, allow_inf_nan=False)
+    backoff_seconds: float = Field(60, gt=0, le=3600, allow_inf_nan=False)
+    sweep_seconds: float = Field(60, gt=0, le=3600, allow_inf_nan=False)
     heartbeat_url: str | None = None
     sentry_dsn: SecretStr | None = None
     sentry_environment: str | None = None
@@ -121,7 +121,9 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: It is missing, or is no PostgreSQL URL.
         """
-        url = (migration and self.migration_database_url) or self.database_url
+        name, url = "DATABASE_URL", self.database_url
+        if migration and self.migration_database_url is not None:
+            name, url = "MIGRATION_DATABASE_URL", self.migration_database_url
         if url is None:
             raise SettingsError(
                 "DATABASE_URL is not set: point it at PostgreSQL (postgresql://user:password@host/name),"
@@ -129,9 +131,8 @@ class Settings(BaseSettings):
             )
         scheme, separator, rest = url.get_secret_value().partition("://")
         if not separator or scheme.partition("+")[0] not in {"postgres", "postgresql"}:
-            raise SettingsError(
-                "DATABASE_URL is not a PostgreSQL URL: it must begin with postgresql:// or postgres://."
-            )
+            raise SettingsError(f"{name} is not a PostgreSQL URL: it must begin with postgresql:// or postgres://.")
+        _check_address(name, url.get_secret_value())
         return f"postgresql+psycopg://{rest}"
 
     def redis(self) -> str:
@@ -161,7 +162,8 @@ class Settings(BaseSettings):
         try:
             return Keyring.from_text(self.token_keys_file.read_text())
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"TOKEN_KEYS_FILE {self.token_keys_file} cannot be read: {error}.") from error
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise SettingsError(f"TOKEN_KEYS_FILE {self.token_keys_file} cannot be read: {why}.") from error
 
     def lookup(self) -> Lookup:
         """Return the keyed hashes.

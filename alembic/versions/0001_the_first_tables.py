@@ -18,6 +18,7 @@ CREATE TABLE control (
     timeline integer,
     epoch integer NOT NULL DEFAULT 1,
     epoch_since timestamptz NOT NULL DEFAULT now(),
+    lookup_check bytea,
     swept_at timestamptz,
     CONSTRAINT control_pkey PRIMARY KEY (one_row)
 );

@@ -10,6 +10,7 @@ from qbo_refresh import sealing
 from tests.support.servers import MISSING, pgbouncer
 from worker import doctor
 from worker.doctor import State
+from worker.store import control
 
 if TYPE_CHECKING:
     from intuit_simulator import Simulator
@@ -58,8 +59,9 @@ def test_every_missing_variable_is_named_once(settings: Settings) -> None:
 
 @pytest.mark.parametrize("url", ["postgresql://u:p/canary@h:abc/x", "postgresql://u:canary@h:abc/x"])
 def test_a_malformed_url_is_a_sentence_that_does_not_quote_it(settings: Settings, url: str) -> None:
-    check = examined(settings, database_url=SecretStr(url))["database"]
+    check = examined(settings, database_url=SecretStr(url))["environment"]
     assert check.state is State.WRONG
+    assert "DATABASE_URL is malformed" in check.text
     assert "canary" not in check.text
 
 
@@ -82,8 +84,9 @@ def test_a_key_with_the_right_id_and_the_wrong_value_is_noticed(fleet: Fleet, se
     assert checks["lookup key"].state is State.SKIPPED
 
 
-def test_another_lookup_key_is_noticed(fleet: Fleet, settings: Settings) -> None:
-    fleet.connect()
+def test_another_lookup_key_is_noticed(database: Database, settings: Settings) -> None:
+    control.check_lookup(database, settings.lookup())
+    assert examined(settings)["lookup key"].state is State.OK
     check = examined(settings, lookup_key=SecretStr(sealing.new_key()))["lookup key"]
     assert check.state is State.WRONG
 

@@ -119,4 +119,6 @@ def test_it_works_and_says_so_while_redis_is_away(database: Database, settings: 
     away = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
     found = health.take(database, away)
     assert found.queue_lengths is None
-    assert health.problems(found) == ["Redis at REDIS_URL cannot be reached: is it running, are host and port right."]
+    assert health.problems(found) == [
+        "Redis at REDIS_URL cannot be reached: is it running, and are host and port right?"
+    ]

@@ -62,11 +62,14 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code if error.exit_code != 1 else 2)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         click.echo("Stopped.", err=True)
         sys.exit(130)
     except QboRefreshError as error:
         click.echo(f"qbo-refresh: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        click.echo(f"qbo-refresh: {error.filename or 'The output'}: {error.strerror}.", err=True)
         sys.exit(2)
     except DBAPIError as error:
         # The driver's text may quote values; its class and code do not.

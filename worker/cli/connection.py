@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 _LONGEST_REALM = 100
+_IN_WORDS = {
+    "unreadable": "its blob does not open with the keys in TOKEN_KEYS; `qbo-refresh doctor` tells which are missing",
+}
 
 
 def resolve(db: Database, config: Settings, name: str) -> int:
@@ -30,14 +33,22 @@ def resolve(db: Database, config: Settings, name: str) -> int:
     """
     if name == "realm:-":
         name = "realm:" + sys.stdin.readline(_LONGEST_REALM).strip()
+        if name == "realm:":
+            raise naming.UnknownConnection("Standard input is empty: `realm:-` reads a realm id from it.")
     return naming.find(db, name, lookup=config.lookup)
 
 
 @click.command()
 @click.argument("connection")
-@click.option("--max-age", default=0.0, show_default=True, help="Not if an attempt began within so many seconds.")
+@click.option(
+    "--max-age",
+    type=click.IntRange(0, 10**8),
+    default=0,
+    show_default=True,
+    help="Not if an attempt began within so many seconds.",
+)
 @json_option
-def refresh(*, connection: str, max_age: float, as_json: bool) -> int:
+def refresh(*, connection: str, max_age: int, as_json: bool) -> int:
     """Refresh one CONNECTION now, in this process, by the same protocol as the workers.
 
     Exit status 1 if it was not refreshed.
@@ -52,7 +63,7 @@ def refresh(*, connection: str, max_age: float, as_json: bool) -> int:
     if as_json:
         print_json(result.as_dict())
     else:
-        because = f" ({result.reason})" if result.reason else ""
+        because = f" ({_IN_WORDS.get(result.reason, result.reason)})" if result.reason else ""
         rotated = {True: ", a new refresh token", False: ", the same refresh token", None: ""}[result.rotated]
         click.echo(f"Connection {connection_id}: {result.outcome}{because}{rotated}.")
     fresh = result.outcome is Outcome.SKIPPED and result.reason == "fresh"
@@ -93,12 +104,16 @@ def _set_frozen(
 ) -> None:
     if sum((connection is not None, label is not None, everything)) != 1:
         raise click.UsageError("Name one of these: a CONNECTION, --label LABEL, or --all.")
+    if reason is not None and not everything:
+        raise click.UsageError("--reason goes with --all.")
     config = settings.load()
     with open_database(config) as db:
         connection_id = resolve(db, config, connection) if connection else None
         if everything:
             changed = int(fleet.set_all_frozen(db, frozen=frozen, reason=reason))
         else:
+            if label is not None and not fleet.has_label(db, label):
+                raise naming.UnknownConnection(f"No connection has the label {label!r}: `qbo-refresh list` shows them.")
             changed = fleet.set_frozen(db, frozen=frozen, connection_id=connection_id, label=label)
         running = fleet.leased_now(db, connection_id=connection_id, label=label) if frozen else 0
     word = "frozen" if frozen else "thawed"
@@ -107,6 +122,7 @@ def _set_frozen(
     elif everything:
         click.echo(f"Everything is {word}." if changed else f"Everything was {word} already; nothing changed.")
     else:
-        click.echo(f"{changed} connections {word}." if changed else f"Nothing changed: none was not {word} already.")
+        several = "connection" if changed == 1 else "connections"
+        click.echo(f"{changed} {several} {word}." if changed else f"Nothing changed: {word} already.")
     if running and not as_json:
         click.echo(f"{running} attempts are under way and will finish.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qbo_refresh.errors import QboRefreshError
 from worker.doctor.patient import Skipped, Wrong
-from worker.store import inspection
+from worker.store import control, inspection
 
 if TYPE_CHECKING:
     from qbo_refresh.sealing import Keyring
@@ -45,15 +45,10 @@ def _opens(keyring: Keyring, sample: inspection.Sample) -> bool:
 
 def lookup_key(patient: Patient) -> str:
     """Check that LOOKUP_KEY is the one of the rows."""
-    keyring, lookup = patient.config.keyring(), patient.config.lookup()
-    samples = inspection.samples(patient.database(), newest=1)
-    if not samples:
-        raise Skipped("there are no connections yet")
-    try:
-        realm = keyring.open(samples[0].realm, samples[0].realm_place)
-    except QboRefreshError as error:
-        raise Skipped("no realm id could be opened to compare") from error
-    if lookup.realm_hash(realm) != samples[0].realm_hash:
+    recognised = control.recognises(patient.database(), patient.config.lookup())
+    if recognised is None:
+        raise Skipped("no LOOKUP_KEY has been used with this database yet")
+    if not recognised:
         raise Wrong("LOOKUP_KEY is not the one that the rows were made with: put that one back; it never changes.")
     return "it is the one that the rows were made with"
 

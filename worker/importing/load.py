@@ -17,9 +17,9 @@ from qbo_refresh.sealing import Field, Place, realm_place
 from worker.database import DatabaseUnavailable, is_passing, sqlstate
 from worker.importing import rejects, sealed
 from worker.importing.judging import Action, judge
-from worker.importing.layout import BadLine, Format, Layout, layout_of
+from worker.importing.layout import BadLine, Format, Layout, UnusableFile, layout_of
 from worker.importing.rows import AppIds, Row, understand
-from worker.store import apps
+from worker.store import apps, control
 from worker.store.transfer import here, staging
 
 if TYPE_CHECKING:
@@ -116,11 +116,13 @@ class Importer:
 
         Raises:
             UnusableFile: It is no text.
+            WrongLookupKey: Nothing that is here would be recognised.
             DatabaseUnavailable: PostgreSQL went away.
             Overtaken: Another import, or a first connection, came between.
         """
         report = Report()
         try:
+            control.check_lookup(self.db, self.lookup)
             # In a transaction of their own: a worker that starts meanwhile would wait for a new app's row.
             app_ids: AppIds = {
                 (app.environment, app.client_id): apps.ensure(
@@ -277,6 +279,14 @@ class BadHeader(BadLine):
         self.line = line
 
 
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _blocks(lines: Iterable[Line], chosen: Format | None) -> Iterator[tuple[Layout, list[Line]]]:
     each = iter(lines)
     first = next(each, None)
@@ -285,6 +295,8 @@ def _blocks(lines: Iterable[Line], chosen: Format | None) -> Iterator[tuple[Layo
     try:
         layout = layout_of(first, chosen)
     except BadLine as error:
+        if not _is_utf8(first.raw):
+            raise UnusableFile("The file is not text: CSV under a header, or JSON lines, can be imported.") from None
         raise BadHeader(first.number, *error.reasons) from None
     block, size = ([first] if layout.format is Format.JSON_LINES else []), len(first.raw)
     for line in each:

@@ -158,8 +158,12 @@ SELECT CASE
         AND (c.attempt_began_at > now() - %(max_age)s::interval
              OR c.access_expires_at > now() + %(min_ttl)s::interval) THEN 'fresh'
     WHEN a.throttled_until > now() THEN 'throttled'
-    WHEN EXISTS (SELECT FROM qbo.app_blocks b WHERE b.app_id = c.app_id AND b.blocked_at IS NOT NULL) THEN 'blocked'
     WHEN c.not_before > now() OR c.lease_id IS NOT NULL THEN COALESCE(c.last_reason, 'in_doubt')
+    WHEN NOT EXISTS (SELECT FROM unnest(%(key_apps)s::int[], %(key_hashes)s::bytea[]) AS k (app_id, hash)
+                     WHERE k.app_id = c.app_id AND NOT EXISTS (
+                         SELECT FROM qbo.app_blocks b
+                         WHERE b.app_id = k.app_id AND b.secret_hash = k.hash AND b.blocked_at IS NOT NULL))
+        THEN 'blocked'
     ELSE 'in_progress' END AS reason
 FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id CROSS JOIN qbo.control g
 WHERE c.id = %(id)s

@@ -27,6 +27,14 @@ def ids_by_realm_hash(db: Database, realm_hash: bytes) -> list[int]:
     return [row.id for row in rows]
 
 
+def has_label(db: Database, label: str) -> bool:
+    """Tell whether any connection has this label."""
+    row = db.execute(
+        "SELECT EXISTS (SELECT FROM qbo.connections WHERE label = %(label)s) AS found", {"label": label}
+    ).one()
+    return bool(row.found)
+
+
 _ONLY = "(%(id)s::bigint IS NULL OR id = %(id)s) AND (%(label)s::text IS NULL OR label = %(label)s)"
 
 

@@ -93,7 +93,13 @@ def import_(
 @click.option("--sealed", is_flag=True, help="Leave tokens and realm ids sealed; TOKEN_KEYS opens them at the import.")
 @click.option("--label", help="The connections with this label.")
 @click.option("--unsettled", is_flag=True, help="Also those whose token may have been replaced in an answer we lost.")
-@click.option("--wait", default=90.0, show_default=True, help="Seconds to wait for attempts under way.")
+@click.option(
+    "--wait",
+    type=click.IntRange(0, 86400),
+    default=90,
+    show_default=True,
+    help="Seconds to wait for attempts under way.",
+)
 @json_option
 def export(
     *,
@@ -103,7 +109,7 @@ def export(
     sealed: bool,
     label: str | None,
     unsettled: bool,
-    wait: float,
+    wait: int,
     as_json: bool,
 ) -> int:
     """Write connections as JSON lines that `import` reads to FILE: all, those of a --label, or each CONNECTION.
