@@ -109,7 +109,6 @@ class Stage:
             "INTUIT_CLIENT_SECRET": self.simulator.client_secret,
             "INTUIT_TOKEN_URL": self.simulator.token_url,
             "INTUIT_REVOKE_URL": self.simulator.revoke_url,
-            "INTUIT_AUTHORIZE_URL": self.simulator.authorize_url,
             "REFRESH_PER_MINUTE": str(self.plan.refresh_per_minute),
             **{name: str(value) for name, value in SHORTENED.items()},
         }
