@@ -29,7 +29,7 @@ With real keys of Intuit's:
      Keys and credentials.
   2. Into a file .env: DATABASE_URL, REDIS_URL, INTUIT_CLIENT_ID,
      INTUIT_CLIENT_SECRET, INTUIT_ENVIRONMENT=sandbox or production
-  3. qbo-refresh keys new >> .env   Keep a copy of TOKEN_KEYS elsewhere.
+  3. qbo-refresh keys new >> .env   Once; keep a copy of both elsewhere.
   4. qbo-refresh migrate
   5. qbo-refresh import FILE        JSON lines: realm_id, refresh_token, ...
   6. qbo-refresh doctor             Asks Intuit about the keys, spends no token.
@@ -51,8 +51,8 @@ def demo(*, connections: int, seed: int, keep: bool, as_json: bool) -> int:
     """Run the whole worker on servers of its own against a simulator of Intuit, and check what it promises.
 
     Real PostgreSQL, Valkey, celery worker, celery beat and Flower. Grants are revoked, Intuit has an outage, a worker
-    is killed with -9. It ends by itself, under 90 s after its servers have started. Exit status 1 if a promise was not kept, 2 if it cannot
-    start here.
+    is killed with -9. It ends by itself, under 90 s after its servers have started. Exit status 1 if a promise was not
+    kept, 2 if it cannot start here.
     """
     console = Console(stderr=as_json, highlight=False)
     say = _Teller(console, keep=keep, as_json=as_json)
