@@ -127,7 +127,8 @@ class SealedGrant:
 
     Attributes:
         presented: The sealed token that was accepted, and its fingerprint: it becomes the previous one if it rotated.
-        candidate_ids: Candidates that this attempt has disposed of.
+        candidate_ids: Candidates that this attempt has read: a success settles them all.
+        answered_at: `clock.boottime()` at the answer's last byte, from which the lifetimes count.
     """
 
     received: Received
@@ -137,6 +138,7 @@ class SealedGrant:
     hard_lifetime: timedelta | None
     presented: tuple[bytes, bytes]
     candidate_ids: tuple[int, ...] = ()
+    answered_at: float | None = None
 
     @property
     def rotated(self) -> bool:
@@ -218,5 +220,5 @@ class Escrow(Protocol):
     def settle(self, received: Received) -> None:
         """Note that the save was acknowledged: the copy is needed a day longer at most."""
 
-    def find(self, connection_id: int, *, grant_number: int, base_version: int) -> Sequence[Received]:
-        """Return the copies of tokens that came after this version, or in place of it."""
+    def find(self, connection_id: int, *, grant_number: int, base_version: int) -> Sequence[Received] | None:
+        """Return the copies of tokens that came after this version, or in place of it; None if it cannot be asked."""

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_CONNECTION_CLASSES = ("08", "40", "53", "57")
-_READ_ONLY, _LOCK_NOT_AVAILABLE = "25006", "55P03"
+# Connection, rollback, resources, intervention, system; then: read-only, a session that idled, took or waited too long.
+_PASSING_CLASSES = ("08", "40", "53", "57", "58")
+_PASSING = ("25006", "25P03", "25P04", "55P03")
 _TABLE = re.compile(r"\bqbo\.")
 
 
@@ -51,7 +52,7 @@ def is_passing(error: BaseException) -> bool:
     state = sqlstate(error)
     if state is None:
         return isinstance(getattr(error, "orig", error), psycopg.OperationalError | psycopg.InterfaceError)
-    return state[:2] in _CONNECTION_CLASSES or state in (_READ_ONLY, _LOCK_NOT_AVAILABLE)
+    return state[:2] in _PASSING_CLASSES or state in _PASSING
 
 
 def _engine(url: str) -> sa.Engine:

@@ -61,7 +61,10 @@ def dispatch_due(sweep: Sweep) -> Swept:
     usable, probing = dispatch.open_apps(sweep.db, sweep.keys)
     published = 0
     for app_id in probing:
-        published += _publish_due(sweep, [app_id], budget=1)
+        ids = dispatch.mark_probe(sweep.db, app_id=app_id, mark=sweep.mark)
+        if ids:
+            sweep.publish(ids)
+        published += len(ids)
     for app_id in usable:
         published += _publish_urgent(sweep, app_id, budget=sweep.per_sweep - published)
     published += _publish_due(sweep, usable, budget=sweep.per_sweep - published)

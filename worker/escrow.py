@@ -64,7 +64,7 @@ class RedisEscrow:
         key = self._key(received.connection_id, received.grant_number, received.base_version)
         try:
             self._client().execute_command("EVAL", _PUT, 1, key, _encode(received), UNSETTLED_S)
-        except redis.RedisError as error:
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with the copy, the save goes on
             # A Redis that hangs must cost the fleet one second in five, not one in each refresh.
             self._rest_until = time.monotonic() + _REST_AFTER_FAILURE_S
             log.warning("escrow.unavailable", connection_id=received.connection_id, error=type(error).__name__)
@@ -90,20 +90,20 @@ class RedisEscrow:
                 for key in keys:
                     pipe.expire(key, SETTLED_S)
                 pipe.execute()
-        except redis.RedisError as error:
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with the copy, the save goes on
             log.debug("escrow.not_settled", count=len(keys), error=type(error).__name__)
 
-    def find(self, connection_id: int, *, grant_number: int, base_version: int) -> Sequence[Received]:
-        """Return the copies that came after this version or in place of it, oldest first; none if Redis is away."""
+    def find(self, connection_id: int, *, grant_number: int, base_version: int) -> Sequence[Received] | None:
+        """Return the copies that came after this version or in place of it, oldest first; None if Redis is away."""
         bases = [base_version + offset for offset in _VERSIONS]
         try:
             with self._redis.pipeline(transaction=False) as pipe:
                 for base in bases:
                     pipe.lrange(self._key(connection_id, grant_number, base), 0, -1)
                 lists = pipe.execute()
-        except redis.RedisError as error:
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with the copy, the save goes on
             log.warning("escrow.unavailable", connection_id=connection_id, error=type(error).__name__)
-            return []
+            return None
         return [
             received
             for base, entries in zip(bases, lists, strict=True)

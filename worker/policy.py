@@ -136,11 +136,13 @@ def decide(standing: Standing, answer: TokenSet | IntuitError, *, now: datetime,
             decision = _refused(standing, now=now, pace=pace)
         case GrantRejected():
             decision = _again(standing, "wrong_client", jitter=jitter, pace=pace)
-            decision = replace(decision, app_effect=AppEffect.COUNT)
         case ClientRejected():
             decision = replace(
                 _again(standing, answer.reason, jitter=jitter, pace=pace),
                 outcome=Outcome.BLOCKED,
+                # The fault is not the connection's: it goes again as soon as the secret is mended.
+                not_before_in=pace.probe_every,
+                failures=standing.failures,
                 app_effect=AppEffect.BLOCK,
             )
         case RequestRejected():
@@ -177,6 +179,19 @@ def unreadable(standing: Standing) -> Decision:
     )
 
 
+def postponed(decision: Decision, standing: Standing) -> Decision:
+    """Return what a verdict becomes if a candidate turns up at the last moment: that is asked about first."""
+    return replace(
+        decision,
+        outcome=Outcome.DEFERRED,
+        reason="candidate",
+        status=standing.status,
+        next_refresh_in=timedelta(0),
+        hold=None,
+        events=(),
+    )
+
+
 def _again(standing: Standing, reason: str, *, jitter: float, pace: Pace) -> Decision:
     failures = standing.failures + 1
     return Decision(
@@ -205,7 +220,15 @@ def _refused(standing: Standing, *, now: datetime, pace: Pace) -> Decision:
     # After doubt the refusal is perhaps of our own making: an answer that we never read had the new token.
     reason = "answer_lost" if standing.in_doubt or standing.reason == "answer_lost" else "invalid_grant"
     if standing.status is Status.NEEDS_REAUTH:
-        return Decision(Outcome.NEEDS_REAUTH, reason, Status.NEEDS_REAUTH, None, failures=standing.failures)
+        waits = bool(standing.untried)  # for a key that is missing here
+        return Decision(
+            Outcome.NEEDS_REAUTH,
+            reason,
+            Status.NEEDS_REAUTH,
+            timedelta(0) if waits else None,
+            not_before_in=UNREADABLE_PAUSE if waits else None,
+            failures=standing.failures,
+        )
     confirmed = standing.suspect_since is not None and now - standing.suspect_since >= pace.confirm_after
     if standing.status is Status.SUSPECT and confirmed and not standing.untried:
         return Decision(

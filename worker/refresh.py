@@ -107,6 +107,7 @@ class _Tally:
     facts: Facts = field(default_factory=Facts)
     presented: _Presentable | None = None
     disposed: tuple[int, ...] = ()
+    escrow_silent: bool = False
 
 
 def refresh(refresher: Refresher, connection_id: int, *, trigger: Trigger, freshness: Freshness = IF_DUE) -> Result:
@@ -139,34 +140,38 @@ def refresh(refresher: Refresher, connection_id: int, *, trigger: Trigger, fresh
 
 def _attempt(refresher: Refresher, claim: Claim) -> Result:
     tally = _Tally()
-    candidates = _candidates(refresher, claim)
+    candidates = _candidates(refresher, claim, tally)
     try:
         answer = _present(refresher, claim, candidates, tally)
     except IntuitError as error:
-        return _conclude(refresher, claim, error, tally, untried=_untried(candidates, tally))
+        return _conclude(refresher, claim, error, tally, untried=_untried(claim, candidates, tally))
     except Unsealable as error:
         log.error("row.unreadable", connection_id=claim.connection_id, key_missing=error.key_missing)
         decision = policy.unreadable(claim.standing)
         refresher.store.conclude(claim, decision, _record(refresher, claim, tally))
         return Result(claim.connection_id, decision.outcome, decision.reason)
-    return _save(refresher, claim, answer, tally)
+    return _save(refresher, claim, answer, tally, seen=tuple(each.candidate_id for each in candidates))
 
 
-def _candidates(refresher: Refresher, claim: Claim) -> list[Candidate]:
+def _candidates(refresher: Refresher, claim: Claim, tally: _Tally) -> list[Candidate]:
     """Return the untried candidates, with what the escrow holds if an earlier attempt may have left something there."""
     if claim.standing.in_doubt or claim.standing.suspect_since is not None:
         found = refresher.escrow.find(
             claim.connection_id, grant_number=claim.grant_number, base_version=claim.token_version
         )
-        for received in found:
+        tally.escrow_silent = found is None
+        for received in found or ():
             refresher.store.add_candidate(received, Source.ESCROW)
         if found:
             return list(refresher.store.candidates(claim))
     return list(refresher.store.candidates(claim)) if claim.has_candidates else []
 
 
-def _untried(candidates: list[Candidate], tally: _Tally) -> int:
-    return sum(candidate.candidate_id not in tally.disposed for candidate in candidates)
+def _untried(claim: Claim, candidates: list[Candidate], tally: _Tally) -> int:
+    """Return how many tokens may still be live. An escrow that does not answer may hold one, for a day at most."""
+    since = claim.standing.suspect_since or claim.claimed_at
+    unknown = tally.escrow_silent and claim.claimed_at - since < policy.DAY
+    return sum(candidate.candidate_id not in tally.disposed for candidate in candidates) + unknown
 
 
 def _in_order(claim: Claim, candidates: list[Candidate]) -> Iterator[_Presentable]:
@@ -309,7 +314,7 @@ def _received(refresher: Refresher, claim: Claim, token: Secret) -> Received:
     )
 
 
-def _save(refresher: Refresher, claim: Claim, tokens: TokenSet, tally: _Tally) -> Result:
+def _save(refresher: Refresher, claim: Claim, tokens: TokenSet, tally: _Tally, *, seen: tuple[int, ...]) -> Result:
     """Put the new tokens where they last. Until the first acknowledgement stands nothing here that can fail."""
     received = _received(refresher, claim, tokens.refresh_token)
     presented = tally.presented
@@ -328,7 +333,8 @@ def _save(refresher: Refresher, claim: Claim, tokens: TokenSet, tally: _Tally) -
         refresh_lifetime=tokens.refresh_lifetime,
         hard_lifetime=tokens.hard_lifetime,
         presented=_previous(claim, presented, received),
-        candidate_ids=tally.disposed,
+        candidate_ids=seen,
+        answered_at=tokens.facts.last_byte_at,
     )
     decision = policy.decide(claim.standing, tokens, now=_now(claim), jitter=refresher.jitter(), pace=refresher.pace)
     record = _record(refresher, claim, tally, exposed_us=exposed_us)
@@ -368,6 +374,10 @@ def _overtaken(refresher: Refresher, claim: Claim, tokens: TokenSet, received: R
     if saved is Saved.OVERTAKEN:
         refresher.store.add_candidate(received, Source.LATE_SAVE)
         return Result(claim.connection_id, Outcome.DEFERRED, "overtaken")
+    if saved is Saved.GONE:
+        # Deleted, or a restored database that does not know it yet: the escrow keeps the copy, nothing is destroyed.
+        log.error("save.row_gone", connection_id=claim.connection_id)
+        return Result(claim.connection_id, Outcome.DEFERRED, "deleted")
     secret = refresher.secrets[claim.app_id][0]
     # The connection is nobody's any more: no lease is needed, and the deadline alone bounds the call.
     gate = Gate(clock.boottime(), refresher.pace.lease, refresher.pace.deadline, refresher.pace.slack)

@@ -16,6 +16,7 @@ SHORTEST_ACCESS = timedelta(minutes=1)
 LONGEST_ACCESS = timedelta(days=1)
 LONGEST_GRANT = timedelta(seconds=157_680_000)  # five years: Intuit's policy of 2025-11-12
 _TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")  # RFC 6749 A.12, without the space: visible ASCII
+_SHORTEST_PLAUSIBLE = 20
 _WHOLE_REFRESH_TOKEN = re.compile(r'"refresh_token"\s*:\s*"([\x21\x23-\x5b\x5d-\x7e]{20,512})"')
 
 
@@ -92,6 +93,10 @@ def decode(text: str) -> dict[str, Any] | None:
 
 def salvage(text: str) -> Secret | None:
     """Return the refresh token of a broken 200 if it can be read whole: a closed JSON string of plausible length."""
+    body = decode(text)
+    if body is not None:
+        token = _secret(body, "refresh_token")
+        return token if token is not None and len(token.reveal()) >= _SHORTEST_PLAUSIBLE else None
     found = _WHOLE_REFRESH_TOKEN.search(text)
     return Secret(found.group(1)) if found else None
 

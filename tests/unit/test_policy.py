@@ -89,7 +89,7 @@ def test_whatever_does_not_refuse_the_grant_changes_no_status_and_tells_nobody(
         (ClientRejected("unauthorized_client"), Outcome.BLOCKED, "unauthorized_client", AppEffect.BLOCK),
         (RequestRejected("invalid_request"), Outcome.DEFERRED, "invalid_request", AppEffect.COUNT),
         (RequestRejected("unheard_of"), Outcome.DEFERRED, "unheard_of", AppEffect.COUNT),
-        (GrantRejected(perhaps_our_keys=True), Outcome.DEFERRED, "wrong_client", AppEffect.COUNT),
+        (GrantRejected(perhaps_our_keys=True), Outcome.DEFERRED, "wrong_client", AppEffect.NONE),
         (LeaseSpent(), Outcome.DEFERRED, "lease_spent", AppEffect.NONE),
     ],
 )

@@ -145,7 +145,8 @@ def test_a_token_is_salvaged_from_an_answer_cut_anywhere_after_its_closing_quote
     "text",
     [
         '{"refresh_token": "short"}',
-        '{"refresh_token": "' + "x" * 513 + '"}',
+        '{"refresh_token": "' + "x" * 8193 + '"}',
+        '{"refresh_token": "' + "x" * 513 + '", "cut',
         '{"refresh_token": "with a space in the middle of it"}',
         '{"refresh_token": "escaped\\u0020characters-are-not-read"}',
         '{"x_refresh_token": "' + REFRESH + '"}',

@@ -127,10 +127,10 @@ class IntuitEndpoint:
                 body=body,
                 call=call,
             )
-        except NotSent as error:
-            raise Unavailable("unreachable") from error
-        except Interrupted as error:
-            raise OutcomeUnknown("no_answer") from error
+        except NotSent:
+            raise Unavailable("unreachable") from None
+        except Interrupted:
+            raise OutcomeUnknown("no_answer") from None
 
     def _transport(self) -> Transport:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import logging
 import socket
 import struct
 import sys
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from urllib3 import BaseHTTPResponse
+
+# It warns of malformed headers and quotes what follows them, which may be the body with the tokens.
+logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
 
 BODY_CAP_BYTES = 64 * 1024
 IDLE_LIMIT_S = 15.0
@@ -263,8 +267,9 @@ class Transport:
             )
         except (requests.RequestException, HTTPError, http.client.HTTPException, OSError, ValueError) as error:
             if call.sent:
-                raise Interrupted(type(error).__name__) from error
-            raise NotSent(type(error).__name__) from error
+                # Without the cause: its text may quote what came, and that may be a token.
+                raise Interrupted(type(error).__name__) from None
+            raise NotSent(type(error).__name__) from None
         finally:
             _call.reset(token)
 

@@ -56,6 +56,8 @@ def add_candidate(
 def keep(db: Database, received: Received, source: Source) -> None:
     """Keep a received token as a candidate and make the row due now. One transaction."""
     with db.transaction():
+        # A verdict that is being written is waited for, and then undone: it did not know of this token.
+        db.execute("SELECT FROM qbo.connections WHERE id = %(id)s FOR UPDATE", {"id": received.connection_id})
         added = add_candidate(
             db,
             connection_id=received.connection_id,
@@ -85,10 +87,19 @@ def refuse(db: Database, candidate_id: int) -> None:
     db.execute("UPDATE qbo.candidates SET tried_at = now() WHERE id = %(id)s", {"id": candidate_id})
 
 
-def drop_candidates(db: Database, connection_id: int, *, disposed: Sequence[int], older_than: int) -> None:
-    """Forget what a success has settled: what was presented, what is older than the token that was accepted."""
+def has_untried(db: Database, claim: Claim) -> bool:
+    """Tell whether a candidate of this grant has not been answered yet. Callers hold the connection's row."""
+    row = db.execute(
+        "SELECT EXISTS (SELECT FROM qbo.candidates WHERE connection_id = %(id)s AND grant_number = %(grant)s"
+        " AND tried_at IS NULL) AS found",
+        {"id": claim.connection_id, "grant": claim.grant_number},
+    ).one()
+    return bool(row.found)
+
+
+def settle(db: Database, candidate_ids: Sequence[int]) -> None:
+    """Note that a success has settled these. They stay as tried: the escrow may bring the same tokens up again."""
     db.execute(
-        "DELETE FROM qbo.candidates WHERE connection_id = %(id)s"
-        " AND (id = ANY (%(disposed)s::bigint[]) OR base_version < %(older_than)s OR tried_at IS NOT NULL)",
-        {"id": connection_id, "disposed": list(disposed), "older_than": older_than},
+        "UPDATE qbo.candidates SET tried_at = now() WHERE id = ANY (%(ids)s::bigint[]) AND tried_at IS NULL",
+        {"ids": list(candidate_ids)},
     )

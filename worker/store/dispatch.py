@@ -55,15 +55,27 @@ _MARK = """
 WITH picked AS (
     SELECT id FROM qbo.connections
     WHERE app_id = %(app)s AND due_at <= now() AND NOT frozen AND {which}
-      AND (queued_until IS NULL OR queued_until <= now()) AND (lease_id IS NULL OR leased_until <= now())
+      AND (lease_id IS NULL OR leased_until <= now())
     ORDER BY {order} LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
 UPDATE qbo.connections c SET queued_until = now() + %(mark)s::interval FROM picked WHERE c.id = picked.id
 RETURNING c.id, c.due_at
 """
-_MARK_URGENT = _MARK.format(which="refresh_expires_at <= now() + %(near)s::interval", order="refresh_expires_at")
+_UNMARKED = "(queued_until IS NULL OR queued_until <= now())"
+_MARK_URGENT = _MARK.format(
+    which=f"{_UNMARKED} AND refresh_expires_at <= now() + %(near)s::interval", order="refresh_expires_at"
+)
 # The cursor keeps a sweep of any size from walking over its own marks again with each batch.
-_MARK_ORDINARY = _MARK.format(which="(due_at, id) > (%(after)s::timestamptz, %(after_id)s::bigint)", order="due_at, id")
+_MARK_ORDINARY = _MARK.format(
+    which=f"{_UNMARKED} AND (due_at, id) > (%(after)s::timestamptz, %(after_id)s::bigint)", order="due_at, id"
+)
+# Of a blocked app one goes, marked or not: what was published before the block was met is marked.
+_MARK_PROBE = _MARK.format(which="true", order="due_at, id")
+
+
+def mark_probe(db: Database, *, app_id: int, mark: timedelta) -> list[int]:
+    """Mark the most overdue connection of a blocked app, and return its id, if there is one."""
+    return [row.id for row in db.execute(_MARK_PROBE, {"app": app_id, "limit": 1, "mark": mark})]
 
 
 def mark_urgent(db: Database, *, app_id: int, limit: int, mark: timedelta) -> list[int]:

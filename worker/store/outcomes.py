@@ -5,13 +5,15 @@ A late success is kept and a late failure is dropped: a token in hand outranks a
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from qbo_refresh.status import Event, Hold, Status
+from worker import clock, policy
 from worker.attempt import Saved, Source
 from worker.policy import AppEffect
 from worker.store import events
-from worker.store.candidates import add_candidate, drop_candidates
+from worker.store.candidates import add_candidate, has_untried, settle
 
 if TYPE_CHECKING:
     from worker.attempt import Claim, Record, SealedGrant
@@ -23,10 +25,11 @@ _SET_TOKENS = """
     previous_refresh_token = CASE WHEN %(rotated)s THEN %(presented)s ELSE c.previous_refresh_token END,
     previous_refresh_token_fingerprint =
         CASE WHEN %(rotated)s THEN %(presented_fingerprint)s ELSE c.previous_refresh_token_fingerprint END,
-    access_token = %(access_token)s, token_obtained_at = now(), token_version = c.token_version + 1,
-    access_expires_at = now() + %(access_lifetime)s::interval,
-    refresh_expires_at = now() + %(refresh_lifetime)s::interval,
-    hard_expires_at = COALESCE(now() + %(hard_lifetime)s::interval, c.hard_expires_at),
+    access_token = %(access_token)s, token_version = c.token_version + 1,
+    token_obtained_at = now() - %(answered_ago)s::interval,
+    access_expires_at = now() - %(answered_ago)s::interval + %(access_lifetime)s::interval,
+    refresh_expires_at = now() - %(answered_ago)s::interval + %(refresh_lifetime)s::interval,
+    hard_expires_at = COALESCE(now() - %(answered_ago)s::interval + %(hard_lifetime)s::interval, c.hard_expires_at),
     -- A late success leaves the lease to who took over: it may be presenting this very token, from the escrow.
     lease_id = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.lease_id END,
     leased_until = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.leased_until END,
@@ -93,10 +96,11 @@ def _save_fully(db: Database, claim: Claim, grant: SealedGrant, values: dict[str
     if row.applied:
         return Saved.BEFORE
     if row.token_version != claim.token_version:
+        _release(db, claim)
         return _lost(row.status, row.refresh_token_fingerprint, grant)
     db.execute(_UPDATE_TOKENS, values)
     db.execute(_WRITE_LEDGER, values)
-    drop_candidates(db, claim.connection_id, disposed=grant.candidate_ids, older_than=claim.token_version)
+    settle(db, grant.candidate_ids)
     if row.status == Status.NEEDS_REAUTH:
         events.emit(db, claim.connection_id, Event.RECOVERED)
     lifted = events.lift(db, claim.connection_id, (Hold.REAUTH, Hold.SUSPECT))
@@ -107,6 +111,11 @@ def _save_fully(db: Database, claim: Claim, grant: SealedGrant, values: dict[str
         {"app": claim.app_id, "secret_hash": values["secret_hash"]},
     ).one_or_none()
     if unblocked is not None and unblocked.blocked_at is not None:
+        # What was published meanwhile found the block and went: it is published again by the next sweep.
+        db.execute(
+            "UPDATE qbo.connections SET queued_until = NULL WHERE app_id = %(app)s AND queued_until > now()",
+            {"app": claim.app_id},
+        )
         events.emit_for_app(db, Event.APP_UNBLOCKED, environment=claim.environment, client_id=claim.client_id)
     return Saved.SAVED
 
@@ -115,6 +124,14 @@ def _lost(status: str, fingerprint: bytes | None, grant: SealedGrant) -> Saved:
     if status == Status.DISCONNECTED:
         return Saved.DISCONNECTED
     return Saved.BEFORE if fingerprint == grant.received.fingerprint else Saved.OVERTAKEN
+
+
+def _release(db: Database, claim: Claim) -> None:
+    """Give up a lease that was overtaken: left in the row it would look like an attempt that died."""
+    db.execute(
+        "UPDATE qbo.connections SET lease_id = NULL, leased_until = NULL WHERE id = %(id)s AND lease_id = %(lease)s",
+        {"id": claim.connection_id, "lease": claim.lease_id},
+    )
 
 
 _SAVE_BARE = """
@@ -155,6 +172,18 @@ RETURNING c.previous_refresh_token, c.previous_refresh_token_fingerprint
 
 def conclude(db: Database, claim: Claim, decision: Decision, record: Record) -> bool:
     """Write what a failure changes; False if lease or version are no longer the claimed ones. One transaction."""
+    if decision.status is Status.NEEDS_REAUTH is not claim.standing.status:
+        with db.transaction():
+            # Under the row's lock, so that a candidate is either seen here or finds the verdict and undoes it.
+            db.execute("SELECT FROM qbo.connections WHERE id = %(id)s FOR UPDATE", {"id": claim.connection_id})
+            if has_untried(db, claim):
+                decision = policy.postponed(decision, claim.standing)
+            return _conclude(db, claim, decision, record)
+    with db.transaction():
+        return _conclude(db, claim, decision, record)
+
+
+def _conclude(db: Database, claim: Claim, decision: Decision, record: Record) -> bool:
     values = _ledger_values(claim, decision, record) | {
         "status": decision.status,
         "failures": decision.failures,
@@ -163,34 +192,34 @@ def conclude(db: Database, claim: Claim, decision: Decision, record: Record) -> 
         "keep_lease": decision.keep_lease,
         "fingerprint_after": None,
     }
-    with db.transaction():
-        row = db.execute(_CONCLUDE, values).one_or_none()
-        if row is None:
-            return False
-        db.execute(_WRITE_LEDGER, values)
-        if decision.present_previous and row.previous_refresh_token is not None:
-            add_candidate(
-                db,
-                connection_id=claim.connection_id,
-                grant_number=claim.grant_number,
-                base_version=claim.token_version - 1,
-                source=Source.PREVIOUS,
-                refresh_token=row.previous_refresh_token,
-                fingerprint=row.previous_refresh_token_fingerprint,
-            )
-        if decision.hold is Hold.REAUTH:
-            events.lift(db, claim.connection_id, (Hold.SUSPECT,))
-        if decision.hold is not None:
-            events.hold(db, claim.connection_id, decision.hold)
-        for event in decision.events:
-            events.emit(db, claim.connection_id, event, reason=decision.reason)
-        if decision.app_effect is AppEffect.THROTTLE or decision.throttle is not None:
-            db.execute(
-                "UPDATE qbo.apps SET throttled_until = GREATEST(throttled_until, now() + %(pause)s::interval)"
-                " WHERE id = %(app)s",
-                {"app": claim.app_id, "pause": decision.throttle},
-            )
-        return True
+    row = db.execute(_CONCLUDE, values).one_or_none()
+    if row is None:
+        _release(db, claim)
+        return False
+    db.execute(_WRITE_LEDGER, values)
+    if decision.present_previous and row.previous_refresh_token is not None:
+        add_candidate(
+            db,
+            connection_id=claim.connection_id,
+            grant_number=claim.grant_number,
+            base_version=claim.token_version - 1,
+            source=Source.PREVIOUS,
+            refresh_token=row.previous_refresh_token,
+            fingerprint=row.previous_refresh_token_fingerprint,
+        )
+    if decision.hold is Hold.REAUTH:
+        events.lift(db, claim.connection_id, (Hold.SUSPECT,))
+    if decision.hold is not None:
+        events.hold(db, claim.connection_id, decision.hold)
+    for event in decision.events:
+        events.emit(db, claim.connection_id, event, reason=decision.reason)
+    if decision.app_effect is AppEffect.THROTTLE or decision.throttle is not None:
+        db.execute(
+            "UPDATE qbo.apps SET throttled_until = GREATEST(throttled_until, now() + %(pause)s::interval)"
+            " WHERE id = %(app)s",
+            {"app": claim.app_id, "pause": decision.throttle},
+        )
+    return True
 
 
 def _grant_values(claim: Claim, grant: SealedGrant) -> dict[str, Any]:
@@ -207,6 +236,8 @@ def _grant_values(claim: Claim, grant: SealedGrant) -> dict[str, Any]:
         "access_lifetime": grant.access_lifetime,
         "refresh_lifetime": grant.refresh_lifetime,
         "hard_lifetime": grant.hard_lifetime,
+        # Lifetimes count from the answer: a save that had to wait for the database must not make them longer.
+        "answered_ago": timedelta(seconds=clock.boottime() - grant.answered_at) if grant.answered_at else timedelta(0),
     }
 
 
