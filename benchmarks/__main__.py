@@ -12,7 +12,7 @@ from benchmarks import fleet, laps, report, sweeps
 from benchmarks.measure import Lap, Scenario, Sweep
 from benchmarks.stage import CouldNotRun, Stage, open_stage
 
-SCENARIOS = (Scenario("0ms", 0.0, 20, 3000), Scenario("250ms", 0.25, 100, 5000))
+SCENARIOS = (Scenario("0ms", 0.0, 20, 2000), Scenario("250ms", 0.25, 100, 3000))
 QUICK = (Scenario("0ms", 0.0, 20, 400), Scenario("250ms", 0.25, 100, 600))
 DISPATCH = "dispatch"
 ROWS, QUICK_ROWS = (10_000, 100_000), (2_000, 20_000)

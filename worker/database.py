@@ -83,7 +83,7 @@ def migration_engine(settings: Settings) -> sa.Engine:
 def _prepare_if_direct(connection: sa.Connection) -> None:
     """Let PostgreSQL keep the plans of what this connection repeats, unless a pooler is between.
 
-    Planning is half of what a claim and a save cost PostgreSQL. PgBouncer in transaction mode hands each statement to
+    Planning is a third of what a refresh costs PostgreSQL. PgBouncer in transaction mode hands each statement to
     another server, where nothing is prepared; it also gives its clients a process id that is not the server's.
     """
     driver: psycopg.Connection[Any] | None = connection.connection.driver_connection
