@@ -207,8 +207,8 @@ class Store(Protocol):
     def save_bare(self, claim: Claim, grant: SealedGrant) -> Saved:
         """Save the tokens alone, with unknown lifetimes."""
 
-    def conclude(self, claim: Claim, decision: Decision, record: Record) -> bool:
-        """Write what a failure changes; False if lease or version are no longer the claimed ones."""
+    def conclude(self, claim: Claim, decision: Decision, record: Record) -> Decision | None:
+        """Write what a failure changes and return what was written; None if lease or version were lost."""
 
 
 class Escrow(Protocol):

@@ -297,9 +297,10 @@ def _conclude(refresher: Refresher, claim: Claim, error: IntuitError, tally: _Ta
     )
     if decision.app_effect is AppEffect.COUNT and tally.secret is not None:
         refresher.store.block(claim, secret_hash=tally.secret.secret_hash, reason=error.reason, at_once=False)
-    if not refresher.store.conclude(claim, decision, _record(refresher, claim, tally)):
+    written = refresher.store.conclude(claim, decision, _record(refresher, claim, tally))
+    if written is None:
         return Result(claim.connection_id, Outcome.DEFERRED, "overtaken")
-    return Result(claim.connection_id, decision.outcome, decision.reason)
+    return Result(claim.connection_id, written.outcome, written.reason)
 
 
 def _received(refresher: Refresher, claim: Claim, token: Secret) -> Received:

@@ -76,6 +76,34 @@ def test_a_candidate_that_comes_while_a_verdict_is_being_made_is_asked_about_fir
     assert one.claimed(connected.id).has_candidates
 
 
+@pytest.mark.parametrize("status", ["suspect", "needs_reauth"])
+def test_a_caller_hears_of_no_verdict_that_a_candidate_has_postponed(
+    fleet: Fleet, refresher: Refresher, status: str
+) -> None:
+    # Fails where the decision is reported instead of what was written, or only first verdicts look for candidates.
+    one = Attempts(refresher)
+    (connected,) = fleet.connect()
+    fleet.simulator.revoke(connected.realm_id)
+    for _ in range(2 if status == "needs_reauth" else 1):
+        refresh(refresher, connected.id, trigger=Trigger.SWEEP)
+        fleet.let_pass(CONFIRMED)
+    assert fleet.row(connected.id).status == status
+    fleet.update(connected.id, "next_refresh_at = now()")
+    claim = one.claimed(connected.id)
+    fleet.let_pass(timedelta(minutes=2))
+    late = with_seam(
+        refresher,
+        "store",
+        "conclude",
+        before=lambda: refresher.store.add_candidate(one.received(claim), Source.LATE_SAVE),
+    )
+    result = refresh(late, connected.id, trigger=Trigger.SWEEP)
+    assert (result.outcome, result.reason) == (Outcome.DEFERRED, "candidate")
+    row = fleet.row(connected.id)
+    assert row.status == status
+    assert row.next_refresh_at is not None
+
+
 def test_an_escrow_that_answers_nonsense_is_not_in_the_way_of_the_save(fleet: Fleet, refresher: Refresher) -> None:
     # Fails where `put` lets anything but a RedisError through.
     (connected,) = fleet.connect()

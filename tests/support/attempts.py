@@ -98,7 +98,8 @@ class Attempts:
 
     def conclude(self, claim: Claim, error: IntuitError, *, untried: int = 0) -> bool:
         """Write a failure down."""
-        return self.by.store.conclude(claim, self.decision(claim, error, untried=untried), self.record(claim))
+        written = self.by.store.conclude(claim, self.decision(claim, error, untried=untried), self.record(claim))
+        return written is not None
 
     def keep(self, claim: Claim, token: str, source: Source = Source.LATE_SAVE) -> None:
         """Keep a token that may be live as a candidate."""

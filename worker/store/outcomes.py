@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from qbo_refresh.status import Event, Hold, Status
 from worker import clock, policy
 from worker.attempt import Saved, Source
-from worker.policy import AppEffect
 from worker.store import events
 from worker.store.candidates import add_candidate, has_untried, settle
 
@@ -170,17 +169,19 @@ RETURNING c.previous_refresh_token, c.previous_refresh_token_fingerprint
 """
 
 
-def conclude(db: Database, claim: Claim, decision: Decision, record: Record) -> bool:
-    """Write what a failure changes; False if lease or version are no longer the claimed ones. One transaction."""
-    if decision.status is Status.NEEDS_REAUTH is not claim.standing.status:
-        with db.transaction():
+def conclude(db: Database, claim: Claim, decision: Decision, record: Record) -> Decision | None:
+    """Write what a failure changes, in one transaction, and return it.
+
+    It is another decision if a candidate has turned up that must be asked about first, and None if lease or version
+    are no longer the claimed ones.
+    """
+    with db.transaction():
+        if decision.next_refresh_in is None:
             # Under the row's lock, so that a candidate is either seen here or finds the verdict and undoes it.
             db.execute("SELECT FROM qbo.connections WHERE id = %(id)s FOR UPDATE", {"id": claim.connection_id})
             if has_untried(db, claim):
                 decision = policy.postponed(decision, claim.standing)
-            return _conclude(db, claim, decision, record)
-    with db.transaction():
-        return _conclude(db, claim, decision, record)
+        return decision if _conclude(db, claim, decision, record) else None
 
 
 def _conclude(db: Database, claim: Claim, decision: Decision, record: Record) -> bool:
@@ -213,7 +214,7 @@ def _conclude(db: Database, claim: Claim, decision: Decision, record: Record) ->
         events.hold(db, claim.connection_id, decision.hold)
     for event in decision.events:
         events.emit(db, claim.connection_id, event, reason=decision.reason)
-    if decision.app_effect is AppEffect.THROTTLE or decision.throttle is not None:
+    if decision.throttle is not None:
         db.execute(
             "UPDATE qbo.apps SET throttled_until = GREATEST(throttled_until, now() + %(pause)s::interval)"
             " WHERE id = %(app)s",

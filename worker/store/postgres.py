@@ -113,7 +113,7 @@ class PostgresStore:
         """See `worker.store.outcomes.save_bare`. Repeated until acknowledged."""
         return self._db.until_acknowledged(lambda: outcomes.save_bare(self._db, claim, grant), give_up=self._give_up)
 
-    def conclude(self, claim: Claim, decision: Decision, record: Record) -> bool:
+    def conclude(self, claim: Claim, decision: Decision, record: Record) -> Decision | None:
         """See `worker.store.outcomes.conclude`.
 
         Raises:
