@@ -106,7 +106,7 @@ def make_due(stage: Stage, count: int) -> None:
         " WHERE id IN (SELECT id FROM qbo.connections ORDER BY id LIMIT %s)".encode(),
         (count,),
     )
-    stage.db.execute("UPDATE qbo.control SET swept_at = NULL")
+    stage.db.execute("UPDATE qbo.apps SET swept_at = NULL")
 
 
 def clock(db: psycopg.Connection) -> datetime:

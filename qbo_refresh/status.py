@@ -67,8 +67,31 @@ class Event(StrEnum):
 
     NEEDS_REAUTH = "connection.needs_reauth"
     RECOVERED = "connection.recovered"
+    RECONNECTED = "connection.reconnected"
+    DISCONNECTED = "connection.disconnected"
+    EXPIRING = "connection.expiring"
+    """The grant's five years end: told once at each of `policy.EXPIRY_NOTICES` days before."""
     SYNC_PAUSED = "sync.paused"
     SYNC_RESUMED = "sync.resumed"
     APP_BLOCKED = "app.blocked"
     APP_UNBLOCKED = "app.unblocked"
+    GUARD_TRIPPED = "guard.tripped"
     ROW_UNREADABLE = "row.unreadable"
+    DATABASE_CHANGED = "database.changed"
+    REFRESHES_STALLED = "refreshes.stalled"
+    SECOND_WRITER = "second_writer.seen"
+    """Somebody else rotates a grant of ours: an old system that still runs, or a copy."""
+
+
+OPERATORS: frozenset[Event] = frozenset(
+    {
+        Event.APP_BLOCKED,
+        Event.APP_UNBLOCKED,
+        Event.GUARD_TRIPPED,
+        Event.ROW_UNREADABLE,
+        Event.DATABASE_CHANGED,
+        Event.REFRESHES_STALLED,
+        Event.SECOND_WRITER,
+    }
+)
+"""Events for those who run the worker; the others are for the host and its customers."""

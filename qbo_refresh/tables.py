@@ -36,14 +36,18 @@ control = sa.Table(
     sa.Column("one_row", sa.Boolean, primary_key=True, server_default=sa.true()),
     sa.Column("frozen", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("frozen_reason", sa.Text),
+    sa.Column("thawed_at", _when),
+    # Which cluster this is, and on which timeline: compared in each claim. NULL where the server does not say.
     sa.Column("system_identifier", sa.Text),
     sa.Column("timeline", sa.Integer),
+    # Raised by each failover, restore and adoption; `epoch_since` is NULL until the first.
     sa.Column("epoch", sa.Integer, nullable=False, server_default="1"),
-    sa.Column("epoch_since", _when, nullable=False, server_default=sa.func.now()),
+    sa.Column("epoch_since", _when),
+    # The foreign cluster, and the standstill, that operators have been told about.
+    sa.Column("told_system_identifier", sa.Text),
+    sa.Column("stalled_since", _when),
     # Which LOOKUP_KEY the hashes are under: a worker with another would see no connection as known.
     sa.Column("lookup_check", BYTEA),
-    # Two beats are harmless: a sweep starts only if the last one began long enough ago.
-    sa.Column("swept_at", _when),
     sa.CheckConstraint("one_row", name="one_row"),
 )
 
@@ -55,6 +59,14 @@ apps = sa.Table(
     sa.Column("client_id", sa.Text, nullable=False),
     # A 429 pauses the app as a whole, bounded.
     sa.Column("throttled_until", _when),
+    # Two beats are harmless: a sweep starts only if the app's last one began long enough ago.
+    sa.Column("swept_at", _when),
+    # The mass guard. The row's lock serialises its count; `population` is what a share is a share of, counted seldom.
+    sa.Column("guard_tripped_at", _when),
+    sa.Column("guard_released_at", _when),
+    sa.Column("guard_note", sa.Text),
+    sa.Column("population", sa.BigInteger),
+    sa.Column("population_at", _when),
     sa.Column("created_at", _when, nullable=False, server_default=sa.func.now()),
     sa.UniqueConstraint("environment", "client_id"),
     _one_of("environment", ("production", "sandbox")),
@@ -94,6 +106,11 @@ connections = sa.Table(
     sa.Column("access_expires_at", _when),
     sa.Column("refresh_expires_at", _when),
     sa.Column("hard_expires_at", _when),
+    # The last of the notices before hard_expires_at that was sent, in days; NULL before the first.
+    sa.Column("expiry_told_days", sa.SmallInteger),
+    # The fingerprint that we wrote last: another one in the row was written by somebody else.
+    sa.Column("known_fingerprint", BYTEA),
+    sa.Column("second_writer_at", _when),
     # The lease: who may speak to Intuit for this row, and until when, by the database's clock.
     sa.Column("lease_id", sa.Uuid),
     sa.Column("leased_until", _when),
@@ -117,7 +134,10 @@ connections = sa.Table(
     # Where it stands: failures in a row, the first refusal of this version, the last word.
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     sa.Column("suspect_since", _when),
+    sa.Column("needs_reauth_since", _when),
     sa.Column("last_refreshed_at", _when),
+    # Which client secret worked last: how many still need the previous one.
+    sa.Column("last_secret", sa.Text),
     sa.Column("last_outcome", sa.Text),
     sa.Column("last_reason", sa.Text),
     # Numbers this connection's events; raised in the transaction that writes them, under the row's lock.
@@ -128,6 +148,13 @@ connections = sa.Table(
     # What the sweep asks each minute; rows that can never go are not in it.
     sa.Index(
         "connections_due_idx", "app_id", "due_at", "id", postgresql_where=sa.text("due_at IS NOT NULL AND NOT frozen")
+    ),
+    # What the guard counts, and who is asked again: few, and none of them healthy.
+    sa.Index(
+        "connections_suspect_since_idx",
+        "app_id",
+        "suspect_since",
+        postgresql_where=sa.text("suspect_since IS NOT NULL"),
     ),
     sa.Index("connections_refresh_token_fingerprint_idx", "refresh_token_fingerprint"),
     sa.Index("connections_label_idx", "label", postgresql_where=sa.text("label IS NOT NULL")),

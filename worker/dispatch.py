@@ -56,7 +56,7 @@ def dispatch_due(sweep: Sweep) -> Swept:
     """
     if sweep.queue_length() > MINUTES_QUEUED_AT_MOST * sweep.per_minute:
         return _skipped("queue_full")
-    if not dispatch.begin_sweep(sweep.db, every=sweep.every):
+    if not dispatch.begin_sweep(sweep.db, sweep.keys, every=sweep.every):
         return _skipped("swept_already")
     usable, probing = dispatch.open_apps(sweep.db, sweep.keys)
     published = 0

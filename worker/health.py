@@ -124,12 +124,6 @@ def _control_problems(health: Health) -> Iterable[str]:
     control = health.control
     if control.frozen:
         yield f"Everything is frozen ({control.frozen_reason or 'no reason given'}): `qbo-refresh thaw --all` ends it."
-    elif health.count(lambda total: total.due):
-        since = None if control.swept_at is None else control.at - control.swept_at
-        if since is None:
-            yield "Connections are due and no sweep has ever run: start `celery -A worker.app beat` and a worker."
-        elif since > SWEEPS_MISSED * health.sweep:
-            yield (f"Connections are due and the last sweep was {_minutes(since)} ago: are beat and a worker running?")
     if control.undelivered_since is not None and control.at - control.undelivered_since > UNDELIVERED:
         since = control.at - control.undelivered_since
         yield f"Events have been waiting for delivery for {_minutes(since)}: is EVENT_BROKER_URL's broker running?"
@@ -145,6 +139,7 @@ def _app_problems(health: Health) -> Iterable[str]:
                 f"{waiting} connections belong to {name}, whose keys are not in this configuration:"
                 " add it to INTUIT_APPS."
             )
+        yield from _sweep_problems(health, app)
         for block in app.blocks:
             if mine is None or block.secret_hash in mine:
                 since = _minutes(health.control.at - block.since)
@@ -152,6 +147,15 @@ def _app_problems(health: Health) -> Iterable[str]:
                     f"Intuit has refused a client secret of {name} for {since} ({block.reason}): correct it;"
                     " one connection a minute tries it again."
                 )
+
+
+def _sweep_problems(health: Health, app: AppState) -> Iterable[str]:
+    if health.control.frozen or not any(total.due for total in health.totals if total.app_id == app.id):
+        return
+    if app.swept_at is None:
+        yield "Connections are due and no sweep has ever run: start `celery -A worker.app beat` and a worker."
+    elif (since := health.control.at - app.swept_at) > SWEEPS_MISSED * health.sweep:
+        yield f"Connections are due and the last sweep was {_minutes(since)} ago: are beat and a worker running?"
 
 
 def _row_problems(health: Health) -> Iterable[str]:

@@ -14,12 +14,14 @@ CREATE TABLE control (
     one_row boolean NOT NULL DEFAULT true CONSTRAINT control_one_row_check CHECK (one_row),
     frozen boolean NOT NULL DEFAULT false,
     frozen_reason text,
+    thawed_at timestamptz,
     system_identifier text,
     timeline integer,
     epoch integer NOT NULL DEFAULT 1,
-    epoch_since timestamptz NOT NULL DEFAULT now(),
+    epoch_since timestamptz,
+    told_system_identifier text,
+    stalled_since timestamptz,
     lookup_check bytea,
-    swept_at timestamptz,
     CONSTRAINT control_pkey PRIMARY KEY (one_row)
 );
 INSERT INTO control DEFAULT VALUES;
@@ -29,6 +31,12 @@ CREATE TABLE apps (
     environment text NOT NULL CONSTRAINT apps_environment_check CHECK (environment IN ('production', 'sandbox')),
     client_id text NOT NULL,
     throttled_until timestamptz,
+    swept_at timestamptz,
+    guard_tripped_at timestamptz,
+    guard_released_at timestamptz,
+    guard_note text,
+    population bigint,
+    population_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT apps_pkey PRIMARY KEY (id),
     CONSTRAINT apps_environment_client_id_key UNIQUE (environment, client_id)
@@ -63,6 +71,9 @@ CREATE TABLE connections (
     access_expires_at timestamptz,
     refresh_expires_at timestamptz,
     hard_expires_at timestamptz,
+    expiry_told_days smallint,
+    known_fingerprint bytea,
+    second_writer_at timestamptz,
     lease_id uuid,
     leased_until timestamptz,
     in_doubt boolean NOT NULL DEFAULT false,
@@ -77,7 +88,9 @@ CREATE TABLE connections (
     frozen boolean NOT NULL DEFAULT false,
     failures integer NOT NULL DEFAULT 0,
     suspect_since timestamptz,
+    needs_reauth_since timestamptz,
     last_refreshed_at timestamptz,
+    last_secret text,
     last_outcome text,
     last_reason text,
     event_sequence bigint NOT NULL DEFAULT 0,
@@ -86,6 +99,7 @@ CREATE TABLE connections (
     CONSTRAINT connections_app_id_realm_hash_key UNIQUE (app_id, realm_hash)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX connections_due_idx ON connections (app_id, due_at, id) WHERE due_at IS NOT NULL AND NOT frozen;
+CREATE INDEX connections_suspect_since_idx ON connections (app_id, suspect_since) WHERE suspect_since IS NOT NULL;
 CREATE INDEX connections_refresh_token_fingerprint_idx ON connections (refresh_token_fingerprint);
 CREATE INDEX connections_label_idx ON connections (label) WHERE label IS NOT NULL;
 
@@ -159,6 +173,27 @@ CREATE TABLE external_ids (
 CREATE INDEX external_ids_connection_id_idx ON external_ids (connection_id);
 """
 
+# Which cluster this is and on which timeline, for every claim. As functions of ours, because a managed service may
+# not let an ordinary role, or anybody, ask: what is NULL then is not compared. The timeline is that of the WAL that is
+# being written now; pg_control has the last checkpoint's, which a promotion leaves behind for minutes.
+_IDENTITY = """
+CREATE FUNCTION system_identifier() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+BEGIN
+    RETURN (SELECT c.system_identifier::text FROM pg_control_system() c);
+EXCEPTION WHEN insufficient_privilege OR undefined_function OR feature_not_supported THEN
+    RETURN NULL;
+END $$;
+CREATE FUNCTION timeline() RETURNS integer LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+BEGIN
+    RETURN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer;
+EXCEPTION WHEN insufficient_privilege OR undefined_function OR feature_not_supported
+    OR object_not_in_prerequisite_state THEN
+    RETURN NULL;
+END $$;
+"""
+
 # The fence holds against an old release, a hand-written UPDATE and a restored script alike.
 _VERSION_ONLY_GROWS = """
 CREATE FUNCTION token_version_only_grows() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -178,6 +213,7 @@ CREATE TRIGGER token_version_only_grows BEFORE UPDATE OF token_version, refresh_
 def upgrade() -> None:
     """Make every table of the contract at once."""
     op.execute(_TABLES)
+    op.execute(_IDENTITY)
     op.execute(_VERSION_ONLY_GROWS)
 
 
@@ -187,4 +223,4 @@ def downgrade() -> None:
         "DROP TABLE external_ids, outbox, sync_holds, candidates, refresh_attempts, connections, app_blocks, apps,"
         " control"
     )
-    op.execute("DROP FUNCTION token_version_only_grows()")
+    op.execute("DROP FUNCTION token_version_only_grows(), system_identifier(), timeline()")

@@ -62,7 +62,7 @@ def test_an_empty_fleet_is_well(database: Database, settings: Settings) -> None:
 
 def test_a_fleet_that_is_swept_is_well(fleet: Fleet, database: Database, settings: Settings) -> None:
     fleet.connect(2)
-    database.execute("UPDATE qbo.control SET swept_at = now()")
+    database.execute("UPDATE qbo.apps SET swept_at = now()")
     found = health.take(database, settings)
     assert health.problems(found) == []
     assert found.by_status() == {"active": 2}
@@ -98,9 +98,9 @@ def test_a_sweep_stalls_after_three_periods_and_only_while_something_is_due(
 ) -> None:
     made = fleet.connect()[0]
     sweep = timedelta(seconds=settings.sweep_seconds)
-    database.execute("UPDATE qbo.control SET swept_at = now() - %(since)s::interval", {"since": 2 * sweep})
+    database.execute("UPDATE qbo.apps SET swept_at = now() - %(since)s::interval", {"since": 2 * sweep})
     assert health.problems(health.take(database, settings)) == []
-    database.execute("UPDATE qbo.control SET swept_at = now() - %(since)s::interval", {"since": 4 * sweep})
+    database.execute("UPDATE qbo.apps SET swept_at = now() - %(since)s::interval", {"since": 4 * sweep})
     assert "the last sweep was 4 min ago" in health.problems(health.take(database, settings))[0]
     fleet.update(made.id, "next_refresh_at = now() + interval '1 hour'")
     assert health.problems(health.take(database, settings)) == []

@@ -80,7 +80,7 @@ def test_a_second_beat_starts_nothing(fleet: Fleet, sweep: Sweep) -> None:
 
 
 def test_a_sweep_starts_after_the_databases_clock_was_stepped_back(fleet: Fleet, sweep: Sweep) -> None:
-    fleet.db.execute("UPDATE qbo.control SET swept_at = now() + interval '5 hours'")
+    fleet.db.execute("UPDATE qbo.apps SET swept_at = now() + interval '5 hours'")
     assert dispatch_due(sweep).skipped is None
 
 

@@ -55,7 +55,7 @@ def test_row_2_two_beats_and_two_workers_publish_and_call_once_for_each_due_conn
 
 
 def swept(fleet: Fleet) -> float:
-    row = fleet.db.execute("SELECT COALESCE(extract(epoch FROM swept_at), 0) AS at FROM qbo.control").one()
+    row = fleet.db.execute("SELECT COALESCE(extract(epoch FROM swept_at), 0) AS at FROM qbo.apps").one()
     return float(row.at)
 
 

@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from worker.attempt import Keys
     from worker.database import Database
 
-# Half a period: a second beat, or a backlog of sweep messages, starts nothing; a beat that is a little early does.
+# Half a period: a second beat, or a backlog of sweep messages, starts nothing; a beat that is a little early does. Each
+# app for itself: a deployment with another app's keys has a beat of its own.
 _BEGIN = """
-UPDATE qbo.control SET swept_at = now()
-WHERE NOT frozen AND (swept_at IS NULL OR swept_at <= now() - %(half)s::interval OR swept_at > now())
+UPDATE qbo.apps SET swept_at = now()
+WHERE id = ANY (%(key_apps)s::int[]) AND NOT EXISTS (SELECT FROM qbo.control WHERE frozen)
+  AND (swept_at IS NULL OR swept_at <= now() - %(half)s::interval OR swept_at > now())
 """
 
 
-def begin_sweep(db: Database, *, every: timedelta) -> bool:
-    """Start a sweep; False if another began within half a period, or everything is frozen."""
-    return db.execute(_BEGIN, {"half": every / 2}).rowcount == 1
+def begin_sweep(db: Database, keys: tuple[Keys, ...], *, every: timedelta) -> bool:
+    """Start a sweep of these apps; False if another began within half a period, or everything is frozen."""
+    return db.execute(_BEGIN, {"half": every / 2, **key_arrays(keys)}).rowcount > 0
 
 
 Due = tuple[datetime, int]

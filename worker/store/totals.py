@@ -92,6 +92,7 @@ class AppState:
     environment: str
     client_id: str
     throttled_until: datetime | None
+    swept_at: datetime | None
     blocks: tuple[Block, ...]
 
 
@@ -104,11 +105,12 @@ def app_states(db: Database) -> Sequence[AppState]:
     ):
         blocks.setdefault(row.app_id, []).append(Block(bytes(row.secret_hash), row.reason, row.blocked_at))
     rows = db.execute(
-        "SELECT id, environment, client_id, CASE WHEN throttled_until > now() THEN throttled_until END AS throttled"
-        " FROM qbo.apps ORDER BY id"
+        "SELECT id, environment, client_id, CASE WHEN throttled_until > now() THEN throttled_until END AS throttled,"
+        " swept_at FROM qbo.apps ORDER BY id"
     )
     return [
-        AppState(row.id, row.environment, row.client_id, row.throttled, tuple(blocks.get(row.id, ()))) for row in rows
+        AppState(row.id, row.environment, row.client_id, row.throttled, row.swept_at, tuple(blocks.get(row.id, ())))
+        for row in rows
     ]
 
 
@@ -132,7 +134,8 @@ class Control:
 
 
 _CONTROL = """
-SELECT now() AS at, g.frozen, g.frozen_reason, g.swept_at,
+SELECT now() AS at, g.frozen, g.frozen_reason,
+       (SELECT max(swept_at) FROM qbo.apps) AS swept_at,
        (SELECT count(*) FROM qbo.candidates WHERE tried_at IS NULL) AS candidates,
        (SELECT created_at FROM qbo.outbox WHERE delivered_at IS NULL ORDER BY id LIMIT 1) AS undelivered_since
 FROM qbo.control g
