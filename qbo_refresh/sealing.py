@@ -36,9 +36,20 @@ class Field(StrEnum):
     REFRESH_TOKEN = "refresh_token"  # noqa: S105  # the name of a field
     ACCESS_TOKEN = "access_token"  # noqa: S105  # the name of a field
     REALM_ID = "realm_id"
+    # Of a consent on its way, where the place's connection_id is the authorization's id.
+    CODE = "authorization_code"
+    CONSENTED_REALM_ID = "authorization_realm_id"
+    CONSENTED_REFRESH_TOKEN = "authorization_refresh_token"  # noqa: S105  # the name of a field
 
 
-_PURPOSE = {Field.REFRESH_TOKEN: "refresh", Field.ACCESS_TOKEN: "client", Field.REALM_ID: "client"}
+_PURPOSE = {
+    Field.REFRESH_TOKEN: "refresh",
+    Field.ACCESS_TOKEN: "client",
+    Field.REALM_ID: "client",
+    Field.CODE: "client",
+    Field.CONSENTED_REALM_ID: "client",
+    Field.CONSENTED_REFRESH_TOKEN: "refresh",
+}
 
 
 class BadKeys(QboRefreshError):
@@ -73,6 +84,11 @@ class Place:
         return f"qbo1|{self.environment}|{self.connection_id}|{self.grant_number}|{self.field}".encode()
 
 
+def authorization_place(environment: str, authorization_id: int, field: Field) -> Place:
+    """Return the place of a value of a consent on its way, before it belongs to a connection."""
+    return Place(environment, authorization_id, 0, field)
+
+
 def realm_place(environment: str, connection_id: int) -> Place:
     """Return the place of a connection's realm id."""
     return Place(environment, connection_id, 0, Field.REALM_ID)
@@ -102,6 +118,10 @@ class Keyring:
         """Take key id → purpose (`refresh`, `client`) → 32 bytes, the sealing key first."""
         self._ciphers = {
             (key_id, purpose): AESGCM(key) for key_id, purposes in keys.items() for purpose, key in purposes.items()
+        }
+        # Its own key, derived from the client's: whoever can open an access token may begin a consent.
+        self._signers = {
+            key_id: _derive(purposes["client"], "state") for key_id, purposes in keys.items() if "client" in purposes
         }
         self._first = next(iter(keys))
         self.key_ids = tuple(keys)
@@ -148,6 +168,17 @@ class Keyring:
             return Secret(cipher.decrypt(nonce, sealed, blob[:head] + place.associated_data()).decode())
         except (InvalidTag, ValueError):
             raise Unsealable(key_id=key_id, key_missing=False) from None
+
+    def sign(self, message: bytes, *, key_id: str | None = None) -> tuple[str, bytes]:
+        """Return a key's id and its signature of a message (HMAC-SHA-256), by the first key unless one is named.
+
+        Raises:
+            Unsealable: The key is missing.
+        """
+        key_id = key_id or self._first
+        if key_id not in self._signers:
+            raise Unsealable(key_id=key_id, key_missing=True)
+        return key_id, hmac.digest(self._signers[key_id], message, hashlib.sha256)
 
 
 def key_id_of(blob: bytes) -> str | None:

@@ -62,6 +62,25 @@ class Outcome(StrEnum):
     """Nothing was claimed; only in task results, never in the ledger."""
 
 
+class Authorized(StrEnum):
+    """What became of a consent, in `authorizations`."""
+
+    CONNECTED = "connected"
+    REFUSED = "refused"
+    """The code or the company was refused: nothing was stored."""
+    LOST = "lost"
+    """The code was presented and its answer never reached us: the person must consent again."""
+
+
+class Ending(StrEnum):
+    """What became of a request to disconnect."""
+
+    DISCONNECTED = "disconnected"
+    LEFT = "left"
+    """One of several external ids is gone; the connection stays for the others."""
+    SKIPPED = "skipped"
+
+
 class Event(StrEnum):
     """Types of the rows in `outbox`."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BYTEA, JSONB
 
-from qbo_refresh.status import Hold, Outcome, Status
+from qbo_refresh.status import Authorized, Hold, Outcome, Status
 
 metadata = sa.MetaData(
     naming_convention={
@@ -24,7 +24,7 @@ metadata = sa.MetaData(
 _when = sa.DateTime(timezone=True)
 
 
-def _one_of(column: str, values: type[Status | Hold | Outcome] | tuple[str, ...]) -> sa.CheckConstraint:
+def _one_of(column: str, values: type[Status | Hold | Outcome | Authorized] | tuple[str, ...]) -> sa.CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values)
     return sa.CheckConstraint(f"{column} IN ({listed})", name=column)
 
@@ -237,4 +237,70 @@ external_ids = sa.Table(
     sa.Column("external_id", sa.Text, primary_key=True),
     sa.Column("connection_id", sa.BigInteger, sa.ForeignKey("connections.id", ondelete="CASCADE"), nullable=False),
     sa.Index("external_ids_connection_id_idx", "connection_id"),
+)
+
+authorizations = sa.Table(
+    "authorizations",
+    metadata,
+    # A consent on its way: from the link with its state to the grant in `connections`. Nothing in it is in clear but
+    # names, and code and realm id are forgotten once it is finished.
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("app_id", sa.Integer, sa.ForeignKey("apps.id"), nullable=False),
+    # Which connection is to get the grant. NULL for a first connection, which external_id and label will name.
+    sa.Column("connection_id", sa.BigInteger, sa.ForeignKey("connections.id", ondelete="CASCADE")),
+    sa.Column("external_id", sa.Text),
+    sa.Column("label", sa.Text),
+    # Intuit wants the very same one with the code.
+    sa.Column("redirect_url", sa.Text, nullable=False),
+    # Single use, one browser session, ten minutes: by the database's clock.
+    sa.Column("state_hash", BYTEA, nullable=False),
+    sa.Column("session_hash", BYTEA, nullable=False),
+    sa.Column("created_at", _when, nullable=False, server_default=sa.func.now()),
+    sa.Column("expires_at", _when, nullable=False),
+    sa.Column("used_at", _when),
+    # The callback's code and company. code_hash outlives the code: the same call made again is known by it.
+    sa.Column("code_hash", BYTEA),
+    sa.Column("code", BYTEA),
+    sa.Column("realm_id", BYTEA),
+    sa.Column("realm_hash", BYTEA),
+    # The exchange's lease. Once presented_at is set the code may be spent: it is never presented again.
+    sa.Column("lease_id", sa.Uuid),
+    sa.Column("leased_until", _when),
+    sa.Column("presented_at", _when),
+    sa.Column("not_before", _when),
+    sa.Column("outcome", sa.Text),
+    sa.Column("reason", sa.Text),
+    # Whose company it was instead of the expected one; NULL if nobody's here.
+    sa.Column("other_connection_id", sa.BigInteger),
+    sa.Column("finished_at", _when),
+    sa.UniqueConstraint("state_hash"),
+    _one_of("outcome", Authorized),
+    sa.Index("authorizations_connection_id_idx", "connection_id"),
+    sa.Index("authorizations_app_id_realm_hash_idx", "app_id", "realm_hash"),
+    sa.Index(
+        "authorizations_unfinished_idx", "id", postgresql_where=sa.text("used_at IS NOT NULL AND finished_at IS NULL")
+    ),
+)
+
+revocations = sa.Table(
+    "revocations",
+    metadata,
+    # Tokens that nobody may have any more, until Intuit has been told. No foreign key to the connection: it may be
+    # deleted meanwhile, and a live token must not be left behind.
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("app_id", sa.Integer, sa.ForeignKey("apps.id"), nullable=False),
+    sa.Column("connection_id", sa.BigInteger, nullable=False),
+    sa.Column("grant_number", sa.Integer, nullable=False),
+    # The version at the end: what came after it may be in the escrow. NULL for a token that no row has held.
+    sa.Column("token_version", sa.BigInteger),
+    # A later consent to the same company ends the older grant by itself, and a revocation could end the later one.
+    sa.Column("realm_hash", BYTEA, nullable=False),
+    sa.Column("refresh_token", BYTEA, nullable=False),
+    sa.Column("created_at", _when, nullable=False, server_default=sa.func.now()),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("leased_until", _when),
+    sa.Column("not_before", _when),
+    # The end of the lease that was overtaken: until then its attempt may still bring a token into the escrow.
+    sa.Column("look_again_at", _when),
+    sa.Index("revocations_app_id_realm_hash_idx", "app_id", "realm_hash"),
 )

@@ -23,6 +23,10 @@ class Trigger(StrEnum):
     SWEEP = "sweep"
     ADHOC = "adhoc"
     CLI = "cli"
+    HINT = "hint"
+    """Intuit's Disconnect URL was visited, by whom is not known."""
+    CONSENT = "consent"
+    """A person reconnected: the attempt exchanged a code and presented no refresh token."""
 
 
 class Source(StrEnum):

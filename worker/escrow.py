@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import threading
 import time
 from collections import deque
@@ -110,6 +111,21 @@ class RedisEscrow:
             for entry in entries
             if (received := _decode(entry, connection_id, grant_number, base)) is not None
         ]
+
+    def forget(self, connection_id: int, *, authorization_ids: Sequence[int]) -> int:
+        """Delete every copy of a connection's tokens, and of these consents; return how many lists there were.
+
+        Raises:
+            RedisError: Redis cannot be asked. Goes over all its keys: for a person's command, not for a task.
+        """
+        mine = re.compile(rf"qbo:escrow:{connection_id}:[1-9]\d*:\d+")  # grant 0 is the consent of that number
+        found = [
+            key
+            for key in map(bytes.decode, self._redis.scan_iter(match=f"qbo:escrow:{connection_id}:*", count=1000))
+            if mine.fullmatch(key)
+        ]
+        found += [self._key(authorization_id, 0, 0) for authorization_id in authorization_ids]
+        return int(self._redis.unlink(*found)) if found else 0
 
 
 def _encode(received: Received) -> bytes:

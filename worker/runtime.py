@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 from worker import schema, settings
 from worker.attempt import Keys
 from worker.database import Database
+from worker.ending import Ender
 from worker.escrow import RedisEscrow
+from worker.exchange import Exchanger
 from worker.intuit import IntuitEndpoint
 from worker.refresh import ClientSecret, Refresher
 from worker.store import apps, control
+from worker.store.grants import PostgresGrants
 from worker.store.postgres import PostgresStore
 
 if TYPE_CHECKING:
@@ -54,6 +57,8 @@ class Runtime:
     stop: Stop
     keys: tuple[Keys, ...]
     refresher: Refresher
+    exchanger: Exchanger
+    ender: Ender
 
     def close(self) -> None:
         """Do what the escrow has put off, and close the connections to PostgreSQL."""
@@ -106,7 +111,8 @@ def build(config: Settings) -> Runtime:
         worker=name,
         may_claim=lambda: not db.is_struggling and stop.since is None,
     )
-    return Runtime(config, db, escrow, stop, keys, refresher)
+    grants = PostgresGrants(db, keys=keys, pace=config.pace, give_up=stop.time_is_up)
+    return Runtime(config, db, escrow, stop, keys, refresher, Exchanger(grants, refresher), Ender(grants, refresher))
 
 
 _lock = threading.Lock()

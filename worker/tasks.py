@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Reject
 from celery.utils import uuid
 
-from qbo_refresh.status import Outcome
+from qbo_refresh.status import Ending, Outcome
 from worker import heartbeat, log, queues, runtime
 from worker.app import app
 from worker.attempt import IF_DUE, Freshness, Trigger
 from worker.database import DatabaseUnavailable
 from worker.dispatch import Sweep, dispatch_due
+from worker.ending import Ended, disconnect, revoke_due
+from worker.exchange import exchange
 from worker.refresh import Result, refresh
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_HINTED_AT_MOST_EVERY = timedelta(minutes=1)
 
 
 @app.task(name=queues.REFRESH_DUE, ignore_result=True)
@@ -59,18 +64,73 @@ def dispatch_due_task() -> None:
             publish=_publish,
         )
     )
+    if here.ender.store.anything_left():
+        settle_grants_task.apply_async(queue=queues.ADHOC)
     if swept.skipped is None and config.heartbeat_url is not None:
         heartbeat.beat(config.heartbeat_url)
 
 
-def _refresh(connection_id: int, trigger: Trigger, freshness: Freshness) -> Result:
-    if not isinstance(connection_id, int) or isinstance(connection_id, bool):
-        raise TypeError("connection_id must be a number: our id of the connection")
+@app.task(name=queues.EXCHANGE, ignore_result=True)
+def exchange_task(authorization_id: int) -> None:
+    """Exchange the code of a consent that was called back. The row tells what became of it."""
+    _check_id(authorization_id, "authorization_id")
+    with contextlib.suppress(DatabaseUnavailable):  # the sweep takes it up
+        exchange(_here().exchanger, authorization_id)
+
+
+@app.task(name=queues.DISCONNECT)
+def disconnect_task(connection_id: int, external_id: str | None = None) -> dict[str, Any]:
+    """End a connection: its tokens are forgotten and revoked, its syncs held.
+
+    Args:
+        connection_id: Our id of the connection.
+        external_id: Only this one of its external ids leaves; the last one ends the connection.
+
+    Returns:
+        `connection_id`, `outcome` (`disconnected`, `left` or `skipped`), `reason`, `revoked` (by Intuit, so far).
+    """
+    _check_id(connection_id, "connection_id")
     try:
-        here = runtime.current()
-        if here.stop.since is not None:
-            raise Reject("stopping", requeue=True)  # another worker takes it; the caller goes on waiting
-        return refresh(here.refresher, connection_id, trigger=trigger, freshness=freshness)
+        return disconnect(_here().ender, connection_id, external_id=external_id).as_dict()
+    except DatabaseUnavailable:
+        log.warning("disconnect.database_unavailable", connection_id=connection_id)
+        return Ended(connection_id, Ending.SKIPPED, "database_unavailable").as_dict()
+
+
+@app.task(name=queues.DISCONNECT_HINT)
+def disconnect_hint(connection_id: int) -> dict[str, Any]:
+    """Look whether a grant still lives: Intuit's Disconnect URL was visited, by whom is not known.
+
+    A refusal is a first one like any other. Returns what `refresh_connection` does.
+    """
+    return _refresh(connection_id, Trigger.HINT, Freshness(_HINTED_AT_MOST_EVERY)).as_dict()
+
+
+@app.task(name=queues.SETTLE_GRANTS, ignore_result=True)
+def settle_grants_task() -> None:
+    """Take up consents and revocations that somebody has left unfinished. Sent by the sweep."""
+    here = _here()
+    for authorization_id in here.ender.store.unfinished():
+        exchange(here.exchanger, authorization_id)
+    revoke_due(here.ender)
+
+
+def _check_id(value: object, name: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number: our id of the {name.removesuffix('_id')}")
+
+
+def _here() -> runtime.Runtime:
+    here = runtime.current()
+    if here.stop.since is not None:
+        raise Reject("stopping", requeue=True)  # another worker takes it; the caller goes on waiting
+    return here
+
+
+def _refresh(connection_id: int, trigger: Trigger, freshness: Freshness) -> Result:
+    _check_id(connection_id, "connection_id")
+    try:
+        return refresh(_here().refresher, connection_id, trigger=trigger, freshness=freshness)
     except DatabaseUnavailable:
         log.warning("refresh.database_unavailable", connection_id=connection_id)
         return Result(connection_id, Outcome.DEFERRED, "database_unavailable")

@@ -57,6 +57,16 @@ _MOMENTS = {
     "control": ["epoch_since", "thawed_at", "stalled_since"],
     "refresh_attempts": ["began_at"],
     "candidates": ["received_at", "tried_at"],
+    "authorizations": [
+        "created_at",
+        "expires_at",
+        "used_at",
+        "leased_until",
+        "presented_at",
+        "not_before",
+        "finished_at",
+    ],
+    "revocations": ["created_at", "leased_until", "not_before", "look_again_at"],
 }
 
 

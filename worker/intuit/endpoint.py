@@ -72,6 +72,11 @@ class TokenEndpoint(Protocol):
     def refresh(self, refresh_token: Secret, *, client_id: str, client_secret: Secret, gate: Gate) -> TokenSet:
         """Present a refresh token once."""
 
+    def exchange(
+        self, code: Secret, *, redirect_url: str, client_id: str, client_secret: Secret, gate: Gate
+    ) -> TokenSet:
+        """Present an authorization code once."""
+
     def revoke(self, refresh_token: Secret, *, client_id: str, client_secret: Secret, gate: Gate) -> bool:
         """End a grant; True if it is gone."""
 
@@ -95,6 +100,24 @@ class IntuitEndpoint:
             RequestRejected: Any other refusal.
         """
         form = f"grant_type=refresh_token&refresh_token={quote_plus(refresh_token.reveal())}"
+        return self._ask_for_tokens(form, client_id, client_secret, gate)
+
+    def exchange(
+        self, code: Secret, *, redirect_url: str, client_id: str, client_secret: Secret, gate: Gate
+    ) -> TokenSet:
+        """Present an authorization code once (RFC 6749 section 4.1.3). Raises as `refresh` does.
+
+        Args:
+            code: What the redirect brought.
+            redirect_url: The very same one that the authorize URL named.
+            client_id: The app's.
+            client_secret: One of its secrets.
+            gate: Whether there is still time.
+        """
+        form = f"grant_type=authorization_code&code={quote_plus(code.reveal())}&redirect_uri={quote_plus(redirect_url)}"
+        return self._ask_for_tokens(form, client_id, client_secret, gate)
+
+    def _ask_for_tokens(self, form: str, client_id: str, client_secret: Secret, gate: Gate) -> TokenSet:
         answer = self._post(
             self._endpoint.token_url,
             {

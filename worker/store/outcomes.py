@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qbo_refresh.status import Event, Hold, Status
 from worker import clock, policy
 from worker.attempt import Saved, Source
-from worker.store import events
+from worker.store import events, revocations
 from worker.store.candidates import add_candidate, has_untried, settle
 
 if TYPE_CHECKING:
@@ -96,7 +96,17 @@ def _save_fully(db: Database, claim: Claim, grant: SealedGrant, values: dict[str
         return Saved.BEFORE
     if row.token_version != claim.token_version:
         _release(db, claim)
-        return _lost(row.status, row.refresh_token_fingerprint, grant)
+        lost = _lost(row.status, row.refresh_token_fingerprint, grant)
+        if lost is Saved.DISCONNECTED:
+            # The attempt revokes it itself; the row is for one that dies before it has.
+            revocations.add(
+                db,
+                claim.connection_id,
+                grant_number=claim.grant_number,
+                refresh_token=grant.received.refresh_token,
+                token_version=None,
+            )
+        return lost
     db.execute(_UPDATE_TOKENS, values)
     db.execute(_WRITE_LEDGER, values)
     settle(db, grant.candidate_ids)

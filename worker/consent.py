@@ -1,0 +1,131 @@
+"""What one exchange of an authorization code knows and hands on. Types only, between the use case and its store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime, timedelta
+    from uuid import UUID
+
+    from qbo_refresh.status import Authorized
+    from worker.attempt import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """What Intuit's redirect brought, sealed, and the app that it is for."""
+
+    authorization_id: int
+    app_id: int
+    environment: str
+    client_id: str
+    redirect_url: str
+    code: bytes = field(repr=False)
+    realm_id: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """A lease on one authorization.
+
+    Attributes:
+        realm_hash: Of the company that the redirect named.
+        claimed_at: The database's clock.
+        opened_at: `clock.boottime()` before the claim was sent.
+        presented_before: An attempt whose lease is over may have spent the code: it is not presented again.
+        used_at: When the callback came.
+    """
+
+    callback: Callback
+    lease_id: UUID
+    realm_hash: bytes
+    claimed_at: datetime
+    opened_at: float
+    presented_before: bool
+    used_at: datetime
+
+    @property
+    def authorization_id(self) -> int:
+        """Return the id that everything else calls it by."""
+        return self.callback.authorization_id
+
+
+@dataclass(frozen=True, slots=True)
+class NewGrant:
+    """A new consent's tokens, sealed for the connection that gets them.
+
+    Attributes:
+        access_token: None for a refresh token that was all that could be rescued: the row is then due now.
+        answered_at: `clock.boottime()` at the answer's last byte; None if it is not known.
+    """
+
+    realm_id: bytes
+    refresh_token: bytes
+    fingerprint: bytes
+    next_refresh_in: timedelta
+    access_token: bytes | None = None
+    access_lifetime: timedelta | None = None
+    refresh_lifetime: timedelta | None = None
+    hard_lifetime: timedelta | None = None
+    answered_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """What became of one request to exchange; safe to log and to show.
+
+    Attributes:
+        outcome: None while it is not finished; `reason` says in a word what it waits for.
+        connection_id: The connection that got the grant; None without one.
+        other_connection_id: Whose company it was instead of the expected one; None if nobody's here.
+    """
+
+    authorization_id: int
+    outcome: Authorized | None
+    reason: str | None = None
+    connection_id: int | None = None
+    other_connection_id: int | None = None
+
+
+class Installed(Enum):
+    """What became of putting a new grant into the tables."""
+
+    CONNECTED = "connected"
+    BEFORE = "connected before"
+    """An earlier try of the same had been applied; its acknowledgement was lost."""
+    SUPERSEDED = "superseded"
+    """A later consent to the same company is there: this grant is dead at Intuit, and is dropped."""
+    WRONG_REALM = "wrong realm"
+    ENDED = "ended"
+    """The connection was disconnected meanwhile: the token waits in `revocations`."""
+    GONE = "gone"
+    """The authorization's row is not there."""
+
+
+class ConsentStore(Protocol):
+    """The transactions of one exchange. Each method is one, acknowledged when it returns."""
+
+    def callback(self, authorization_id: int) -> Callback | None:
+        """Return what the redirect brought; None if it brought nothing yet, or is finished."""
+
+    def standing(self, authorization_id: int) -> Exchanged:
+        """Return where an authorization stands."""
+
+    def claim(self, callback: Callback, *, lease_id: UUID, realm_hash: bytes) -> Consent | None:
+        """Take the authorization's lease; None if it must not be exchanged, or not now."""
+
+    def release(self, consent: Consent, *, reason: str, pause: timedelta, presented: bool) -> None:
+        """Give the lease back; the code was not spent unless `presented`."""
+
+    def finish(self, consent: Consent, outcome: Authorized, reason: str) -> None:
+        """Write that no grant comes of it, and forget code and realm id."""
+
+    def reject(self, authorization_id: int, reason: str) -> None:
+        """The same for one that cannot even be claimed."""
+
+    def install(self, consent: Consent, seal: Callable[[int, int], NewGrant], record: Record) -> Installed:
+        """Put the new grant over the old one, or make the connection."""

@@ -1,0 +1,172 @@
+"""The end of connections: disconnect, what is left to revoke, delete.
+
+A disconnect forgets the tokens first and then tells Intuit. What is to be revoked is a row until Intuit has answered,
+so that a crash between the two leaves no live token behind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qbo_refresh.errors import QboRefreshError
+from qbo_refresh.sealing import Field, Place, Unsealable
+from qbo_refresh.status import Ending
+from worker import clock, log, policy
+from worker.errors import IntuitError
+from worker.intuit import Gate
+
+if TYPE_CHECKING:
+    from qbo_refresh.secret import Secret
+    from worker.escrow import RedisEscrow
+    from worker.refresh import Refresher
+    from worker.store.endings import Deleted
+    from worker.store.grants import PostgresGrants
+    from worker.store.revocations import Revocation
+
+REVOKED_AT_ONCE = 20
+
+
+class NotDeleted(QboRefreshError):
+    """A connection cannot be deleted now; nothing of it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ender:
+    """What an end works with.
+
+    Attributes:
+        refresher: The adapters, keys and pace of this process's refreshes.
+    """
+
+    store: PostgresGrants
+    refresher: Refresher
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of one request to disconnect; safe to store and to show.
+
+    Attributes:
+        revoked: Whether Intuit has acknowledged it; False if it is asked again by itself, None if nothing ended.
+    """
+
+    connection_id: int
+    outcome: Ending
+    reason: str | None = None
+    revoked: bool | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the task's result."""
+        return {
+            "connection_id": self.connection_id,
+            "outcome": str(self.outcome),
+            "reason": self.reason,
+            "revoked": self.revoked,
+        }
+
+
+def disconnect(ender: Ender, connection_id: int, *, external_id: str | None = None) -> Ended:
+    """End a connection, or take one of its external ids away: the last one ends it.
+
+    Raises:
+        DatabaseUnavailable: PostgreSQL cannot be asked.
+    """
+    if external_id is not None:
+        stays = ender.store.leave(connection_id, external_id)
+        if stays is None:
+            return Ended(connection_id, Ending.LEFT)
+        if stays != "last":
+            return Ended(connection_id, Ending.SKIPPED, stays)
+    nothing = ender.store.disconnect(connection_id)
+    log.info("disconnect", connection_id=connection_id, reason=nothing)
+    if nothing is not None:
+        return Ended(connection_id, Ending.SKIPPED, nothing)
+    revoke_due(ender, connection_id)
+    return Ended(connection_id, Ending.DISCONNECTED, revoked=not ender.store.pending_revocations(connection_id))
+
+
+def revoke_due(ender: Ender, connection_id: int | None = None) -> int:
+    """Revoke what waits for it, of one connection or of all, and return how many tokens Intuit has acknowledged."""
+    done = 0
+    for _ in range(REVOKED_AT_ONCE):
+        revocation = ender.store.claim_revocation(connection_id)
+        if revocation is None:
+            break
+        done += _revoke(ender, revocation)
+    return done
+
+
+def _revoke(ender: Ender, revocation: Revocation) -> bool:
+    by = ender.refresher
+    tokens = _tokens(by, revocation)
+    if tokens is not None and all(_tell(by, revocation, token) for token in tokens):
+        ender.store.revoked(revocation)
+        return True
+    pause = policy.backoff(revocation.failures + 1, jitter=by.jitter(), pace=by.pace)
+    ender.store.not_revoked(revocation, pause=pause)
+    log.warning("revoke.failed", connection_id=revocation.connection_id, failures=revocation.failures + 1)
+    return False
+
+
+def _tokens(by: Refresher, revocation: Revocation) -> list[Secret] | None:
+    """Return the token and what an attempt in flight has brought into the escrow since; None if that is not known."""
+    place = Place(revocation.environment, revocation.connection_id, revocation.grant_number, Field.REFRESH_TOKEN)
+    sealed = [revocation.refresh_token]
+    if revocation.token_version is not None:
+        found = by.escrow.find(
+            revocation.connection_id, grant_number=revocation.grant_number, base_version=revocation.token_version
+        )
+        if found is None:
+            return None
+        sealed += [received.refresh_token for received in found]
+    try:
+        return list(dict.fromkeys(by.keyring.open(blob, place) for blob in sealed))
+    except Unsealable as error:
+        log.error("revocation.unreadable", connection_id=revocation.connection_id, key_missing=error.key_missing)
+        return None
+
+
+def _tell(by: Refresher, revocation: Revocation, token: Secret) -> bool:
+    """Revoke one token with one client secret after the other; True once Intuit says that it is gone."""
+    gate = Gate(clock.boottime(), by.pace.lease, by.pace.deadline, by.pace.slack)
+    try:
+        return any(
+            by.intuit.revoke(token, client_id=revocation.client_id, client_secret=secret.secret, gate=gate)
+            for secret in by.secrets[revocation.app_id]
+        )
+    except IntuitError as error:
+        log.info("revoke.unanswered", connection_id=revocation.connection_id, reason=error.reason)
+        return False
+
+
+def delete(ender: Ender, escrow: RedisEscrow, connection_id: int, *, keep_grant: bool) -> Deleted:
+    """Delete every trace of a connection that nothing is under way for, its grant revoked before.
+
+    Args:
+        ender: What it works with.
+        escrow: Its copies are deleted, too.
+        connection_id: Which.
+        keep_grant: The grant lives on at Intuit: another system has it now.
+
+    Raises:
+        NotDeleted: Something is under way, or the grant could not be revoked: it is disconnected then, and a second
+            try finishes.
+        RedisError: Redis is away; the rows are gone by then, and sealed copies may lie there for 30 days at most.
+        DatabaseUnavailable: PostgreSQL cannot be asked.
+    """
+    if ender.store.in_flight(connection_id):
+        raise NotDeleted(
+            f"An attempt is under way for connection {connection_id}: try again when its lease is over, in a minute."
+        )
+    ender.store.disconnect(connection_id, revoke=not keep_grant)
+    if not keep_grant:
+        revoke_due(ender, connection_id)
+    if not keep_grant and ender.store.pending_revocations(connection_id):
+        raise NotDeleted(
+            f"Connection {connection_id} is disconnected, and Intuit has not acknowledged it yet: its sealed token is"
+            " kept for that. Delete it again later, or with --keep-grant."
+        )
+    deleted = ender.store.delete(connection_id)
+    escrow.forget(connection_id, authorization_ids=deleted.authorization_ids)
+    return deleted
