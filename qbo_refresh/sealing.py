@@ -21,12 +21,13 @@ from qbo_refresh.errors import QboRefreshError
 from qbo_refresh.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12  # NIST SP 800-38D's recommended length for GCM
 _TAG_BYTES = 16
 _FORMAT = 1
+_CLIENT = "client"
 KEY_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 
@@ -44,10 +45,10 @@ class Field(StrEnum):
 
 _PURPOSE = {
     Field.REFRESH_TOKEN: "refresh",
-    Field.ACCESS_TOKEN: "client",
-    Field.REALM_ID: "client",
-    Field.CODE: "client",
-    Field.CONSENTED_REALM_ID: "client",
+    Field.ACCESS_TOKEN: _CLIENT,
+    Field.REALM_ID: _CLIENT,
+    Field.CODE: _CLIENT,
+    Field.CONSENTED_REALM_ID: _CLIENT,
     Field.CONSENTED_REFRESH_TOKEN: "refresh",
 }
 
@@ -108,6 +109,34 @@ def _decode(text: str, *, name: str) -> bytes:
     return key
 
 
+def _entries(text: str, *, name: str, mend: str) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    for entry in re.split(r"[,\s]+", text.strip()):
+        key_id, separator, encoded = entry.partition(":")
+        if not separator or not KEY_ID.fullmatch(key_id):
+            raise BadKeys(f"{name} must be `id:base64[,id:base64…]`: {mend}.")
+        if key_id in seen:
+            raise BadKeys(f"{name} has the id {key_id!r} twice: give each key an id of its own.")
+        seen.add(key_id)
+        yield key_id, encoded
+
+
+def _masters(text: str) -> dict[str, bytes]:
+    entries = _entries(text, name="TOKEN_KEYS", mend="make one with `qbo-refresh keys new`")
+    return {key_id: _decode(encoded, name=f"the key {key_id!r} in TOKEN_KEYS") for key_id, encoded in entries}
+
+
+def client_keys(token_keys: str) -> str:
+    """Return CLIENT_KEYS for a host's processes: derived from TOKEN_KEYS, which cannot be had back from them.
+
+    Raises:
+        BadKeys: As `Keyring.from_text`.
+    """
+    derived = {key_id: base64.b64encode(_derive(master, _CLIENT)) for key_id, master in _masters(token_keys).items()}
+    # The word tells them from TOKEN_KEYS: either is refused in the other's place.
+    return ",".join(f"{key_id}:{_CLIENT}:{key.decode()}" for key_id, key in derived.items())
+
+
 class Keyring:
     """The keys that seal and open. The first seals, all open.
 
@@ -127,21 +156,32 @@ class Keyring:
         self.key_ids = tuple(keys)
 
     @classmethod
-    def from_text(cls, text: str) -> Self:
+    def from_text(cls, text: str, *, purposes: Collection[str] = ("refresh", _CLIENT)) -> Self:
         """Read `id:base64[,id:base64…]` (commas, spaces or line breaks between), the form of TOKEN_KEYS.
+
+        Args:
+            text: The variable's value.
+            purposes: What the keys are derived for; the others' cannot be had from the keyring.
 
         Raises:
             BadKeys: No key, a malformed one, or one id twice.
         """
+        masters = _masters(text)
+        return cls({key_id: {p: _derive(master, p) for p in purposes} for key_id, master in masters.items()})
+
+    @classmethod
+    def from_client_text(cls, text: str) -> Self:
+        """Read CLIENT_KEYS, as `client_keys` makes them: access tokens and realm ids open, refresh tokens do not.
+
+        Raises:
+            BadKeys: No key, a malformed one, one id twice, or TOKEN_KEYS where they must not be.
+        """
         keys: dict[str, dict[str, bytes]] = {}
-        for entry in re.split(r"[,\s]+", text.strip()):
-            key_id, separator, encoded = entry.partition(":")
-            if not separator or not KEY_ID.fullmatch(key_id):
-                raise BadKeys("TOKEN_KEYS must be `id:base64[,id:base64…]`: make one with `qbo-refresh keys new`.")
-            if key_id in keys:
-                raise BadKeys(f"TOKEN_KEYS has the id {key_id!r} twice: give each key an id of its own.")
-            master = _decode(encoded, name=f"the key {key_id!r} in TOKEN_KEYS")
-            keys[key_id] = {purpose: _derive(master, purpose) for purpose in ("refresh", "client")}
+        for key_id, encoded in _entries(text, name="CLIENT_KEYS", mend="print them with `qbo-refresh keys client`"):
+            purpose, separator, key = encoded.partition(":")
+            if not separator or purpose != _CLIENT:
+                raise BadKeys("CLIENT_KEYS must be what `qbo-refresh keys client` prints, and never TOKEN_KEYS.")
+            keys[key_id] = {_CLIENT: _decode(key, name=f"the key {key_id!r} in CLIENT_KEYS")}
         return cls(keys)
 
     def seal(self, secret: Secret, place: Place) -> bytes:

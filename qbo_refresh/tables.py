@@ -215,6 +215,15 @@ sync_holds = sa.Table(
     _one_of("reason", Hold),
 )
 
+missed_runs = sa.Table(
+    "missed_runs",
+    metadata,
+    # Runs that a host's sync tasks skipped since the syncs were paused: `sync.resumed` says how many, and clears them.
+    sa.Column("connection_id", sa.BigInteger, sa.ForeignKey("connections.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("runs", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("since", _when, nullable=False, server_default=sa.func.now()),
+)
+
 outbox = sa.Table(
     "outbox",
     metadata,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from qbo_refresh.errors import QboRefreshError
+from qbo_refresh.errors import UnknownConnection
 from qbo_refresh.secret import Secret
 from worker.store import fleet
 
@@ -14,10 +14,6 @@ if TYPE_CHECKING:
 
     from qbo_refresh.sealing import Lookup
     from worker.database import Database
-
-
-class UnknownConnection(QboRefreshError):
-    """No connection has this name, or several have."""
 
 
 def find(db: Database, name: str, *, lookup: Callable[[], Lookup]) -> int:

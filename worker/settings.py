@@ -155,12 +155,20 @@ class Settings(BaseSettings):
         Raises:
             SettingsError, BadKeys: TOKEN_KEYS is missing, unreadable or malformed.
         """
+        return Keyring.from_text(self.keys_text())
+
+    def keys_text(self) -> str:
+        """Return TOKEN_KEYS, or what is in TOKEN_KEYS_FILE.
+
+        Raises:
+            SettingsError: Neither is set, or the file is unreadable.
+        """
         if self.token_keys is not None:
-            return Keyring.from_text(self.token_keys.get_secret_value())
+            return self.token_keys.get_secret_value()
         if self.token_keys_file is None:
             raise SettingsError("TOKEN_KEYS is not set: make keys with `qbo-refresh keys new` and keep them safe.")
         try:
-            return Keyring.from_text(self.token_keys_file.read_text())
+            return self.token_keys_file.read_text()
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not text"
             raise SettingsError(f"TOKEN_KEYS_FILE {self.token_keys_file} cannot be read: {why}.") from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qbo_refresh.errors import UnknownConnection
 from qbo_refresh.status import Outcome
 from worker import naming, runtime, settings
 from worker import refresh as use_case
@@ -34,7 +35,7 @@ def resolve(db: Database, config: Settings, name: str) -> int:
     if name == "realm:-":
         name = "realm:" + sys.stdin.readline(_LONGEST_REALM).strip()
         if name == "realm:":
-            raise naming.UnknownConnection("Standard input is empty: `realm:-` reads a realm id from it.")
+            raise UnknownConnection("Standard input is empty: `realm:-` reads a realm id from it.")
     return naming.find(db, name, lookup=config.lookup)
 
 
@@ -113,7 +114,7 @@ def _set_frozen(
             changed = int(fleet.set_all_frozen(db, frozen=frozen, reason=reason))
         else:
             if label is not None and not fleet.has_label(db, label):
-                raise naming.UnknownConnection(f"No connection has the label {label!r}: `qbo-refresh list` shows them.")
+                raise UnknownConnection(f"No connection has the label {label!r}: `qbo-refresh list` shows them.")
             changed = fleet.set_frozen(db, frozen=frozen, connection_id=connection_id, label=label)
         running = fleet.leased_now(db, connection_id=connection_id, label=label) if frozen else 0
     word = "frozen" if frozen else "thawed"

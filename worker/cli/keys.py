@@ -1,4 +1,4 @@
-"""`keys`: making keys."""
+"""`keys`: making keys, and deriving those that a host's processes may hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worker.cli.common import json_option, print_json
 
 @click.group()
 def keys() -> None:
-    """Make the keys that seal tokens."""
+    """Make the keys that seal tokens, and those for a host's processes."""
 
 
 @keys.command()
@@ -35,3 +35,18 @@ def new(*, key_id: str, as_json: bool) -> None:
     else:
         for name, value in made.items():
             click.echo(f"{name}={value}")
+
+
+@keys.command()
+@json_option
+def client(*, as_json: bool) -> None:
+    """Print CLIENT_KEYS, for the processes of a host that use the package qbo_refresh.
+
+    They are derived from TOKEN_KEYS and open access tokens and realm ids, no refresh tokens. Print them anew when
+    TOKEN_KEYS changes, and give them to the host before the worker seals with a new key.
+    """
+    derived = sealing.client_keys(settings.load().keys_text())
+    if as_json:
+        print_json({"CLIENT_KEYS": derived})
+    else:
+        click.echo(f"CLIENT_KEYS={derived}")

@@ -1,0 +1,157 @@
+"""What a host's process is told of the worker's database, keys and broker: by `configure`, or by its environment.
+
+It holds no refresh-token key and no client secret: from TOKEN_KEYS, where there is nothing else, only what opens access
+tokens and realm ids is derived.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qbo_refresh.errors import ConfigurationError
+from qbo_refresh.sealing import Keyring, Lookup
+from qbo_refresh.secret import Secret
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+POOL_SIZE = 5
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_POSTGRESQL = re.compile(r"(?:postgres|postgresql)(?:\+\w+)?://")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What a process is told.
+
+    Attributes:
+        database_url: For psycopg; it may hold a password.
+        schema: Where the worker's tables are.
+        keyring: Opens access tokens and realm ids, and nothing else.
+        lookup: The keyed hashes, for connections named `realm:…`; None without LOOKUP_KEY.
+        app: The host's Celery app that shares the worker's broker; None for the one that is current.
+        broker_url: The worker's broker, if it is not that of the host's app; it may hold a password.
+        pool_size: The most connections to PostgreSQL that one process keeps.
+    """
+
+    database_url: Secret
+    schema: str
+    keyring: Keyring
+    lookup: Lookup | None = None
+    app: Celery | None = None
+    broker_url: Secret | None = None
+    pool_size: int = POOL_SIZE
+
+
+def configure(
+    *,
+    database_url: str | None = None,
+    database_schema: str | None = None,
+    client_keys: str | None = None,
+    token_keys: str | None = None,
+    lookup_key: str | None = None,
+    app: Celery | None = None,
+    broker_url: str | None = None,
+    pool_size: int = POOL_SIZE,
+) -> Configuration:
+    """Say how this process reaches the worker; what is not said is read from the environment.
+
+    Call it once, where the process starts. Nothing is connected yet, and a forked child makes connections of its own.
+
+    Args:
+        database_url: DATABASE_URL.
+        database_schema: DATABASE_SCHEMA, `qbo` if it is not set.
+        client_keys: CLIENT_KEYS, as `qbo-refresh keys client` prints them.
+        token_keys: TOKEN_KEYS, in place of them: for a small set-up where every process may hold these.
+        lookup_key: LOOKUP_KEY; only to name connections `realm:…`.
+        app: Your Celery app, if it shares the worker's broker.
+        broker_url: WORKER_BROKER_URL, if your app has another broker or you have none.
+        pool_size: The most connections to PostgreSQL that this process keeps.
+
+    Raises:
+        ConfigurationError, BadKeys: Something is missing or malformed.
+    """
+    made = Configuration(
+        database_url=_database_url(database_url or _read("DATABASE_URL")),
+        schema=_schema(database_schema or _read("DATABASE_SCHEMA") or "qbo"),
+        keyring=_keyring(client_keys, token_keys),
+        lookup=_lookup(lookup_key or _read("LOOKUP_KEY")),
+        app=app,
+        broker_url=_secret(broker_url or _read("WORKER_BROKER_URL")),
+        pool_size=pool_size,
+    )
+    use(made)
+    return made
+
+
+_current: Configuration | None = None
+
+
+def current() -> Configuration:
+    """Return what `configure` was told, or what the environment says.
+
+    Raises:
+        ConfigurationError, BadKeys: As `configure`.
+    """
+    return _current or configure()
+
+
+def use(configuration: Configuration | None) -> None:
+    """Put a configuration in force; None to read the environment anew when it is next needed."""
+    global _current  # noqa: PLW0603  # one for the process, by design
+    _current = configuration
+
+
+def _read(name: str) -> str | None:
+    """Return a variable, the one with the prefix first; an empty one counts as missing."""
+    return os.environ.get(f"QBO_{name}") or os.environ.get(name) or None
+
+
+def _secret(text: str | None) -> Secret | None:
+    return Secret(text) if text else None
+
+
+def _database_url(url: str | None) -> Secret:
+    if url is None:
+        raise ConfigurationError(
+            "DATABASE_URL is not set: point it, or QBO_DATABASE_URL, at the worker's PostgreSQL"
+            " (postgresql://user:password@host/name)."
+        )
+    if not _POSTGRESQL.match(url):
+        raise ConfigurationError("DATABASE_URL is not a PostgreSQL URL: it must begin with postgresql://.")
+    return Secret(_POSTGRESQL.sub("postgresql://", url, count=1))
+
+
+def _schema(name: str) -> str:
+    if not _SCHEMA.fullmatch(name):
+        raise ConfigurationError("DATABASE_SCHEMA must be small letters, digits and _, as the worker's is.")
+    return name
+
+
+def _keyring(client_keys: str | None, token_keys: str | None) -> Keyring:
+    client_keys = client_keys or (None if token_keys else _read("CLIENT_KEYS"))
+    if client_keys:
+        return Keyring.from_client_text(client_keys)
+    text = token_keys or _read("TOKEN_KEYS") or _file(_read("TOKEN_KEYS_FILE"))
+    if text is None:
+        raise ConfigurationError(
+            "CLIENT_KEYS is not set: where the worker's TOKEN_KEYS are, `qbo-refresh keys client` prints it."
+        )
+    return Keyring.from_text(text, purposes=("client",))
+
+
+def _file(name: str | None) -> str | None:
+    if name is None:
+        return None
+    try:
+        return Path(name).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"TOKEN_KEYS_FILE {name} cannot be read.") from error
+
+
+def _lookup(key: str | None) -> Lookup | None:
+    return Lookup.from_text(key) if key else None
