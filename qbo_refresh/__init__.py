@@ -10,9 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qbo_refresh.authorizing import Connected, authorize_url, complete
     from qbo_refresh.configuration import configure
     from qbo_refresh.errors import (
         ConfigurationError,
+        ConsentFailed,
+        InvalidState,
         QboRefreshError,
         SyncPaused,
         TemporarilyUnavailable,
@@ -23,16 +26,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConfigurationError",
+    "Connected",
+    "ConsentFailed",
+    "InvalidState",
     "QboRefreshError",
     "SyncPaused",
     "TemporarilyUnavailable",
     "TokenRejected",
     "UnknownConnection",
     "WrongRealm",
+    "authorize_url",
+    "complete",
     "configure",
 ]
 
-_HOME = {"configure": "configuration"} | {name: "errors" for name in __all__ if name[0].isupper()}
+_HOME = {name: "errors" for name in __all__ if name[0].isupper()}
+_HOME |= {"configure": "configuration"} | dict.fromkeys(("Connected", "authorize_url", "complete"), "authorizing")
 
 
 def __getattr__(name: str) -> Any:

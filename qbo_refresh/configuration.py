@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from qbo_refresh.errors import ConfigurationError
 from qbo_refresh.sealing import Keyring, Lookup
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
 POOL_SIZE = 5
+AUTHORIZE_URL = "https://appcenter.intuit.com/connect/oauth2"
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _POSTGRESQL = re.compile(r"(?:postgres|postgresql)(?:\+\w+)?://")
 
@@ -36,6 +39,8 @@ class Configuration:
         app: The host's Celery app that shares the worker's broker; None for the one that is current.
         broker_url: The worker's broker, if it is not that of the host's app; it may hold a password.
         pool_size: The most connections to PostgreSQL that one process keeps.
+        authorize_url: Intuit's page on which a person consents.
+        redirect_url: The host's callback; None where nobody connects.
     """
 
     database_url: Secret
@@ -45,6 +50,8 @@ class Configuration:
     app: Celery | None = None
     broker_url: Secret | None = None
     pool_size: int = POOL_SIZE
+    authorize_url: str = AUTHORIZE_URL
+    redirect_url: str | None = None
 
 
 def configure(
@@ -57,6 +64,8 @@ def configure(
     app: Celery | None = None,
     broker_url: str | None = None,
     pool_size: int = POOL_SIZE,
+    authorize_url: str | None = None,
+    redirect_url: str | None = None,
 ) -> Configuration:
     """Say how this process reaches the worker; what is not said is read from the environment.
 
@@ -71,6 +80,8 @@ def configure(
         app: Your Celery app, if it shares the worker's broker.
         broker_url: WORKER_BROKER_URL, if your app has another broker or you have none.
         pool_size: The most connections to PostgreSQL that this process keeps.
+        authorize_url: INTUIT_AUTHORIZE_URL; another than Intuit's for its simulator.
+        redirect_url: INTUIT_REDIRECT_URL, the address of your callback; only to connect and reconnect.
 
     Raises:
         ConfigurationError, BadKeys: Something is missing or malformed.
@@ -83,6 +94,8 @@ def configure(
         app=app,
         broker_url=_secret(broker_url or _read("WORKER_BROKER_URL")),
         pool_size=pool_size,
+        authorize_url=_page("INTUIT_AUTHORIZE_URL", authorize_url) or AUTHORIZE_URL,
+        redirect_url=_page("INTUIT_REDIRECT_URL", redirect_url),
     )
     use(made)
     return made
@@ -124,6 +137,21 @@ def _database_url(url: str | None) -> Secret:
     if not _POSTGRESQL.match(url):
         raise ConfigurationError("DATABASE_URL is not a PostgreSQL URL: it must begin with postgresql://.")
     return Secret(_POSTGRESQL.sub("postgresql://", url, count=1))
+
+
+def _page(name: str, url: str | None) -> str | None:
+    """Return an address that a browser is sent to: https, or on this machine, as Intuit has it too."""
+    url = url or _read(name)
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    local = parts.scheme == "http" and parts.hostname in _LOOPBACK
+    if not parts.hostname or parts.fragment or not (local or parts.scheme == "https"):
+        raise ConfigurationError(f"{name} must be an https:// address, or http:// on this machine, with no #.")
+    return url
 
 
 def _schema(name: str) -> str:

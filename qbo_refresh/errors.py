@@ -82,3 +82,35 @@ class WrongRealm(QboRefreshError):
     def __str__(self) -> str:
         chosen = "a company that is not connected here" if self.got is None else repr(self.got)
         return f"The company chosen at QuickBooks is {chosen}, not {self.expected!r}: choose that one."
+
+
+class InvalidState(QboRefreshError):
+    """The state of a callback is not one that may be used now: forged, expired, used, or of another browser session.
+
+    Attributes:
+        reason: A word for your logs: `malformed`, `unknown_key`, `signature`, `unknown`, `session`, `expired`, `used`.
+            It is not in the text, which may be shown to whoever sent the state.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return "This link to connect is not valid, or not any more: start again from the application."
+
+
+class ConsentFailed(QboRefreshError):
+    """No connection came of a consent, and nothing was stored: the person starts again from the link.
+
+    Attributes:
+        reason: A word: `answer_lost`, `expired`, `disconnected`, `unreadable`, `deleted`, or Intuit's code
+            (`invalid_grant` is a code that is old or used).
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"QuickBooks was not connected ({self.reason}): start again from the link."

@@ -18,11 +18,13 @@ import redis
 import intuit_simulator
 from alembic import command
 from qbo_refresh import sealing
+from tests.support.consents import Consents
 from tests.support.fleet import Fleet
 from worker import embedded, runtime, schema
 from worker import settings as worker_settings
 from worker.database import Database
 from worker.settings import Settings
+from worker.store import apps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -182,6 +184,19 @@ def database(settings: Settings) -> Iterator[Database]:
 def fleet(database: Database, settings: Settings, simulator: StartedSimulator) -> Fleet:
     """Give the means to make connections and to look at them."""
     return Fleet(database, settings, simulator)
+
+
+@pytest.fixture
+def consents(environment: dict[str, str], simulator: StartedSimulator) -> Iterator[Consents]:
+    """Give a host whose customers connect and reconnect. The worker has started once before."""
+    config = settings_of(environment)
+    db = Database(config.database())
+    app = config.apps()[0]
+    apps.ensure(db, environment=app.environment, client_id=app.client_id)
+    db.close()
+    made = Consents(environment, simulator)
+    yield made
+    made.close()
 
 
 @pytest.fixture

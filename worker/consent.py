@@ -98,7 +98,7 @@ class Installed(Enum):
     BEFORE = "connected before"
     """An earlier try of the same had been applied; its acknowledgement was lost."""
     SUPERSEDED = "superseded"
-    """A later consent to the same company is there: this grant is dead at Intuit, and is dropped."""
+    """A later consent to the same company is there: it is connected by that one, and this dead grant is dropped."""
     WRONG_REALM = "wrong realm"
     ENDED = "ended"
     """The connection was disconnected meanwhile: the token waits in `revocations`."""

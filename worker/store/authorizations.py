@@ -223,9 +223,6 @@ def install(db: Database, consent: Consent, seal: Callable[[int, int], NewGrant]
             return Installed.GONE
         if mine.outcome == Authorized.CONNECTED:
             return Installed.BEFORE
-        if mine.superseded:
-            _finish(db, consent.authorization_id, Authorized.LOST, "superseded")
-            return Installed.SUPERSEDED
         if mine.outcome == Authorized.REFUSED:
             if target is not None:
                 revocations.add(
@@ -236,15 +233,21 @@ def install(db: Database, consent: Consent, seal: Callable[[int, int], NewGrant]
         if _is_another(_expected(db, mine), known):
             _finish(db, consent.authorization_id, Authorized.REFUSED, "wrong_realm", other=known)
             return Installed.WRONG_REALM
-        connection_id = _put(db, consent, target, seal, record, label=mine.label)
+        if mine.superseded and target is None:
+            return Installed.GONE
+        if target is not None and mine.superseded:
+            connection_id, reason, installed = int(target.id), "superseded", Installed.SUPERSEDED
+        else:
+            connection_id = _put(db, consent, target, seal, record, label=mine.label)
+            reason, installed = None, Installed.CONNECTED
         if mine.external_id is not None:
             db.execute(
                 "INSERT INTO qbo.external_ids (external_id, connection_id) VALUES (%(name)s, %(id)s)"
                 " ON CONFLICT DO NOTHING",
                 {"name": mine.external_id, "id": connection_id},
             )
-        _finish(db, consent.authorization_id, Authorized.CONNECTED, None, connection_id=connection_id)
-        return Installed.CONNECTED
+        _finish(db, consent.authorization_id, Authorized.CONNECTED, reason, connection_id=connection_id)
+        return installed
 
 
 _INSERT = """

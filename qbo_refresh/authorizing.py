@@ -1,0 +1,377 @@
+"""A host's side of a consent: the link to Intuit with its state, and what the callback brought, as a row.
+
+The state is signed, single use, ten minutes old at most and bound to the browser's session. Neither a client secret nor
+a refresh token is ever in this process: the worker exchanges the code.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from celery import Celery, current_app
+from kombu.exceptions import OperationalError
+
+from qbo_refresh import configuration
+from qbo_refresh.database import Database, DatabaseAway, database
+from qbo_refresh.errors import (
+    ConfigurationError,
+    ConsentFailed,
+    InvalidState,
+    TemporarilyUnavailable,
+    UnknownConnection,
+    WrongRealm,
+)
+from qbo_refresh.sealing import Field, Unsealable, authorization_place
+from qbo_refresh.secret import Secret
+from qbo_refresh.status import Authorized
+
+if TYPE_CHECKING:
+    from qbo_refresh.configuration import Configuration
+
+SCOPE = "com.intuit.quickbooks.accounting"
+STATE_LIVES_S = 600
+_SHORTEST_SESSION_NONCE = 16
+_STATE = re.compile(r"(?P<key>[a-z0-9._-]{1,32})\.(?P<nonce>[\w-]{32})\.(?P<signature>[\w-]{43})")
+_CODE = re.compile(r"[\x21-\x7e]{1,4096}")
+_REALM = re.compile(r"[\x21-\x7e]{1,64}")  # as the import takes them
+_ASK_AGAIN_S, _RETRY_AFTER_S = 3.0, 2.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """What a consent came to."""
+
+    connection_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Goal:
+    """What a consent is for: a connection that is here, or the name of one that will be."""
+
+    app_id: int
+    client_id: str
+    connection_id: int | None
+    external_id: str | None
+
+
+def authorize_url(
+    connection: int | str,
+    session_nonce: str,
+    *,
+    label: str | None = None,
+    environment: str | None = None,
+    client_id: str | None = None,
+) -> str:
+    """Return the address at Intuit where a person consents; redirect the browser there.
+
+    Args:
+        connection: Our id, or `external:…`. An external id that is new makes a new connection of that name.
+        session_nonce: A random string that this browser's session keeps, 16 characters at least: the callback must come
+            from the same session.
+        label: What people call a new connection.
+        environment: Of a new connection, if the worker has several apps; `production` or `sandbox`.
+        client_id: The same.
+
+    Raises:
+        UnknownConnection: No connection has this id, or it is no name.
+        ConfigurationError: INTUIT_REDIRECT_URL is missing, or it is not clear which app a new connection is for.
+        TemporarilyUnavailable: PostgreSQL is away.
+    """
+    config = configuration.current()
+    if config.redirect_url is None:
+        raise ConfigurationError(
+            "INTUIT_REDIRECT_URL is not set: it is the address of your callback, exactly as in your app's settings at"
+            " developer.intuit.com."
+        )
+    return begin(
+        config,
+        connection,
+        session_nonce,
+        label=label,
+        environment=environment,
+        client_id=client_id,
+        redirect_url=config.redirect_url,
+    )
+
+
+def begin(
+    config: Configuration,
+    connection: int | str,
+    session_nonce: str,
+    *,
+    label: str | None,
+    environment: str | None,
+    client_id: str | None,
+    redirect_url: str,
+) -> str:
+    """Do what `authorize_url` does, with a redirect URL of the caller's."""
+    _check(session_nonce)
+    nonce = secrets.token_bytes(24)
+    state, key_id = _state(config, nonce, session_nonce)
+    try:
+        goal = _goal(database(), connection, environment=environment, client_id=client_id)
+        database().rows(
+            "INSERT INTO qbo.authorizations (app_id, connection_id, external_id, label, redirect_url, state_hash,"
+            " session_hash, expires_at) VALUES (%(app)s, %(connection)s, %(external)s, %(label)s, %(redirect)s,"
+            " %(state)s, %(session)s, now() + make_interval(secs => %(lives)s)) ON CONFLICT (state_hash) DO NOTHING",
+            {
+                "app": goal.app_id,
+                "connection": goal.connection_id,
+                "external": goal.external_id,
+                "label": label,
+                "redirect": redirect_url,
+                "state": _hash(nonce),
+                "session": _session_hash(config, session_nonce, key_id),
+                "lives": STATE_LIVES_S,
+            },
+        )
+    except DatabaseAway as error:
+        raise TemporarilyUnavailable("database_unavailable", _RETRY_AFTER_S) from error
+    query = {
+        "client_id": goal.client_id,
+        "response_type": "code",
+        "scope": SCOPE,
+        "redirect_uri": redirect_url,
+        "state": state,
+    }
+    return f"{config.authorize_url}?{urlencode(query)}"
+
+
+def complete(code: str, state: str, realm_id: str, session_nonce: str, *, timeout: float = 10.0) -> Connected:
+    """Hand over what Intuit's redirect brought, and wait until the worker has exchanged it.
+
+    Called again with the same arguments, after a crash or a `TemporarilyUnavailable`, it goes on where it was.
+
+    Args:
+        code: The query's `code`.
+        state: The query's `state`.
+        realm_id: The query's `realmId`.
+        session_nonce: As it was given to `authorize_url`, from this browser's session.
+        timeout: How many seconds to wait for the worker.
+
+    Raises:
+        InvalidState: The state was forged, is expired, was used, or is of another session.
+        WrongRealm: Another company was chosen; nothing was stored.
+        ConsentFailed: Intuit refused the code, or its answer was lost: the person starts again from the link.
+        TemporarilyUnavailable: The worker has not finished in time; it goes on.
+    """
+    try:
+        authorization_id = accept(configuration.current(), code, state, realm_id, session_nonce)
+        return _wait(database(), authorization_id, until=time.monotonic() + timeout)
+    except DatabaseAway as error:
+        raise TemporarilyUnavailable("database_unavailable", _RETRY_AFTER_S) from error
+
+
+def accept(config: Configuration, code: str, state: str, realm_id: str, session_nonce: str) -> int:
+    """Verify a state, seal what came with it into its row, and return the authorization's id.
+
+    Raises:
+        InvalidState: As `complete`.
+        DatabaseAway: PostgreSQL is away.
+    """
+    _check(session_nonce)
+    nonce, key_id = _verified(config, state, session_nonce)
+    if not (
+        isinstance(code, str) and _CODE.fullmatch(code) and isinstance(realm_id, str) and _REALM.fullmatch(realm_id)
+    ):
+        raise InvalidState("malformed")
+    values: dict[str, Any] = {
+        "state": _hash(nonce),
+        "session": _session_hash(config, session_nonce, key_id),
+        "code_hash": config.keyring.sign(f"code\x00{code}\x00{realm_id}".encode(), key_id=key_id)[1],
+    }
+    row = database().row(
+        "SELECT z.id, a.environment FROM qbo.authorizations z JOIN qbo.apps a ON a.id = z.app_id"
+        " WHERE z.state_hash = %(state)s",
+        values,
+    )
+    if row is None:
+        raise InvalidState("unknown")
+    code_place = authorization_place(row.environment, row.id, Field.CODE)
+    realm_place = authorization_place(row.environment, row.id, Field.CONSENTED_REALM_ID)
+    values["code"] = config.keyring.seal(Secret(code), code_place)
+    values["realm_id"] = config.keyring.seal(Secret(realm_id), realm_place)
+    if database().row(_USE, values) is None:
+        _check_used(values)
+    return int(row.id)
+
+
+_USE = """
+UPDATE qbo.authorizations
+SET used_at = now(), code_hash = %(code_hash)s, code = %(code)s, realm_id = %(realm_id)s
+WHERE state_hash = %(state)s AND session_hash = %(session)s AND used_at IS NULL AND expires_at > now()
+RETURNING id
+"""
+
+
+def _check_used(values: dict[str, Any]) -> None:
+    """Return if a state that could not be used now has been used by this very call before.
+
+    Raises:
+        InvalidState: It has not.
+    """
+    row = database().row(
+        "SELECT used_at IS NOT NULL AS used, code_hash = %(code_hash)s AS same, session_hash = %(session)s AS mine"
+        " FROM qbo.authorizations WHERE state_hash = %(state)s",
+        values,
+    )
+    if row is None:
+        raise InvalidState("unknown")
+    if not row.mine:
+        raise InvalidState("session")
+    if not row.used:
+        raise InvalidState("expired")
+    if not row.same:
+        raise InvalidState("used")
+
+
+def _check(session_nonce: str) -> None:
+    if not isinstance(session_nonce, str) or len(session_nonce) < _SHORTEST_SESSION_NONCE:
+        raise ValueError(
+            f"session_nonce must be a random string of {_SHORTEST_SESSION_NONCE} characters or more that the browser's"
+            " session keeps: secrets.token_urlsafe() makes one."
+        )
+
+
+def _hash(nonce: bytes) -> bytes:
+    return hashlib.sha256(nonce).digest()
+
+
+def _session_hash(config: Configuration, session_nonce: str, key_id: str) -> bytes:
+    return config.keyring.sign(b"session\x00" + session_nonce.encode(), key_id=key_id)[1]
+
+
+def _signed(nonce: bytes, session_nonce: str) -> bytes:
+    return b"state\x00" + nonce + hashlib.sha256(session_nonce.encode()).digest()
+
+
+def _state(config: Configuration, nonce: bytes, session_nonce: str) -> tuple[str, str]:
+    key_id, signature = config.keyring.sign(_signed(nonce, session_nonce))
+    return f"{key_id}.{_text(nonce)}.{_text(signature)}", key_id
+
+
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _data(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _verified(config: Configuration, state: str, session_nonce: str) -> tuple[bytes, str]:
+    """Return the nonce of a state that we signed for this session, and the key's id.
+
+    Raises:
+        InvalidState: It is none.
+    """
+    found = _STATE.fullmatch(state) if isinstance(state, str) else None
+    if found is None:
+        raise InvalidState("malformed")
+    try:
+        nonce, signature = _data(found["nonce"]), _data(found["signature"])
+        _, expected = config.keyring.sign(_signed(nonce, session_nonce), key_id=found["key"])
+    except (binascii.Error, ValueError):
+        raise InvalidState("malformed") from None
+    except Unsealable:
+        raise InvalidState("unknown_key") from None
+    if not hmac.compare_digest(signature, expected):
+        raise InvalidState("signature")
+    return nonce, found["key"]
+
+
+def _goal(db: Database, connection: int | str, *, environment: str | None, client_id: str | None) -> _Goal:
+    name = str(connection)
+    kind, separator, value = name.partition(":")
+    if not separator and re.fullmatch(r"[0-9]{1,18}", name):
+        where = "c.id = %(name)s"
+    elif kind == "external" and value:
+        where = "c.id = (SELECT connection_id FROM qbo.external_ids WHERE external_id = %(name)s)"
+    else:
+        raise UnknownConnection(f"{name!r} is no name of a connection: use 7 or external:acme-1.")
+    row = db.row(
+        f"SELECT c.id, c.app_id, a.client_id FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id WHERE {where}",  # noqa: S608  # constants
+        {"name": value or int(name)},
+    )
+    if row is not None:
+        return _Goal(row.app_id, row.client_id, row.id, value if separator else None)
+    if not separator:
+        raise UnknownConnection(f"No connection has the id {name}: a new one is named external:…, by an id of yours.")
+    apps = db.rows(
+        "SELECT id, client_id FROM qbo.apps WHERE (%(environment)s::text IS NULL OR environment = %(environment)s)"
+        " AND (%(client)s::text IS NULL OR client_id = %(client)s)",
+        {"environment": environment, "client": client_id},
+    )
+    if len(apps) != 1:
+        raise ConfigurationError(
+            "It is not clear which Intuit app a new connection is for: "
+            + ("the worker has several; name environment and client_id." if apps else "start the worker once.")
+        )
+    return _Goal(apps[0].id, apps[0].client_id, None, value)
+
+
+_OUTCOME = """
+SELECT z.outcome, z.reason, z.connection_id, z.leased_until > now() AS leased,
+       COALESCE(c.label, z.label, z.external_id, 'connection ' || c.id) AS expected,
+       (SELECT COALESCE(o.label, min(e.external_id), 'connection ' || o.id) FROM qbo.connections o
+        LEFT JOIN qbo.external_ids e ON e.connection_id = o.id WHERE o.id = z.other_connection_id GROUP BY o.id) AS got
+FROM qbo.authorizations z LEFT JOIN qbo.connections c ON c.id = COALESCE(
+    z.connection_id, (SELECT x.connection_id FROM qbo.external_ids x WHERE x.external_id = z.external_id))
+WHERE z.id = %(id)s
+"""
+
+
+def outcome(db: Database, authorization_id: int) -> tuple[Connected | None, str]:
+    """Return the connection that got the grant; None and a word while it is not finished.
+
+    Raises:
+        WrongRealm, ConsentFailed: As `complete`.
+        DatabaseAway: PostgreSQL is away.
+    """
+    row = db.row(_OUTCOME, {"id": authorization_id})
+    if row is None:
+        raise ConsentFailed("deleted")
+    match row.outcome:
+        case None:
+            return None, str(row.reason or "in_progress")
+        case Authorized.CONNECTED:
+            return Connected(row.connection_id), "connected"
+        case Authorized.REFUSED if row.reason == "wrong_realm":
+            raise WrongRealm(str(row.expected), row.got)
+        case _:
+            raise ConsentFailed(str(row.reason))
+
+
+def _wait(db: Database, authorization_id: int, *, until: float) -> Connected:
+    pause, ask_at = _FIRST_PAUSE_S, time.monotonic()
+    while True:
+        found, why = outcome(db, authorization_id)
+        if found is not None:
+            return found
+        if time.monotonic() >= until:
+            raise TemporarilyUnavailable(why, _RETRY_AFTER_S)
+        if time.monotonic() >= ask_at:
+            _ask(authorization_id)
+            ask_at = time.monotonic() + _ASK_AGAIN_S
+        time.sleep(min(pause, max(0.0, until - time.monotonic())))
+        pause = min(pause * 1.5, _LONGEST_PAUSE_S)
+
+
+def _ask(authorization_id: int) -> None:
+    """Ask the worker for the exchange. If the broker is away, the next sweep finds the row."""
+    config = configuration.current()
+    app = config.app or (Celery(broker=config.broker_url.reveal(), set_as_current=False) if config.broker_url else None)
+    with contextlib.suppress(OperationalError):
+        (app or current_app).send_task(
+            "worker.tasks.exchange", args=[authorization_id], queue="qbo.adhoc", retry=False, ignore_result=True
+        )
