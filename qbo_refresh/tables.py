@@ -308,8 +308,8 @@ revocations = sa.Table(
     sa.Column("created_at", _when, nullable=False, server_default=sa.func.now()),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     sa.Column("leased_until", _when),
+    # Not before the end of a lease that was overtaken: Intuit must not see two calls at once with one token, and that
+    # attempt may still bring another one into the escrow.
     sa.Column("not_before", _when),
-    # The end of the lease that was overtaken: until then its attempt may still bring a token into the escrow.
-    sa.Column("look_again_at", _when),
     sa.Index("revocations_app_id_realm_hash_idx", "app_id", "realm_hash"),
 )

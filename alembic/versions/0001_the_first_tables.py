@@ -224,7 +224,6 @@ CREATE TABLE revocations (
     failures integer NOT NULL DEFAULT 0,
     leased_until timestamptz,
     not_before timestamptz,
-    look_again_at timestamptz,
     CONSTRAINT revocations_pkey PRIMARY KEY (id)
 );
 CREATE INDEX revocations_app_id_realm_hash_idx ON revocations (app_id, realm_hash);

@@ -11,7 +11,7 @@ from qbo_refresh.sealing import Field, realm_place
 from qbo_refresh.status import Authorized
 from worker.attempt import Trigger
 from worker.errors import GrantRejected
-from worker.exchange import Exchanged, exchange
+from worker.exchange import exchange
 from worker.refresh import refresh
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tests.support.attempts import Attempts
     from tests.support.consents import Consents
     from tests.support.fleet import Connected, Fleet
+    from worker.consent import Exchanged
     from worker.runtime import Runtime
 
 

@@ -66,7 +66,7 @@ _MOMENTS = {
         "not_before",
         "finished_at",
     ],
-    "revocations": ["created_at", "leased_until", "not_before", "look_again_at"],
+    "revocations": ["created_at", "leased_until", "not_before"],
 }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from worker.ending import Ender
+    from worker.exchange import Exchanger
     from worker.refresh import Refresher
 
 Port = Literal["store", "escrow", "intuit"]
@@ -44,14 +46,17 @@ class _Seam:
         return call
 
 
+U = TypeVar("U", "Refresher", "Exchanger", "Ender")
+
+
 def with_seam(
-    refresher: Refresher,
+    refresher: U,
     port: Port,
     method: str,
     *,
     before: Callable[[], object] | None = None,
     after: Callable[[], object] | None = None,
-) -> Refresher:
-    """Return a refresher that does something before or after one method of one of its ports."""
+) -> U:
+    """Return a refresher, or another use case, that does something before or after one method of one of its ports."""
     seam: Any = _Seam(getattr(refresher, port), method, before, after)
     return replace(refresher, **{port: seam})

@@ -225,9 +225,7 @@ def install(db: Database, consent: Consent, seal: Callable[[int, int], NewGrant]
             return Installed.BEFORE
         if mine.outcome == Authorized.REFUSED:
             if target is not None:
-                revocations.add(
-                    db, target.id, grant_number=0, refresh_token=seal(target.id, 0).refresh_token, token_version=None
-                )
+                revocations.add(db, target.id, grant_number=0, refresh_token=seal(target.id, 0).refresh_token)
             return Installed.ENDED
         known = None if target is None else int(target.id)
         if _is_another(_expected(db, mine), known):

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from worker.database import Database
     from worker.policy import Decision
 
+# The longest deadline of a POST.
+_REVOKED_WITHIN = timedelta(seconds=20)
+
 _SET_TOKENS = """
     refresh_token = %(refresh_token)s, refresh_token_fingerprint = %(fingerprint)s,
     previous_refresh_token = CASE WHEN %(rotated)s THEN %(presented)s ELSE c.previous_refresh_token END,
@@ -104,7 +107,7 @@ def _save_fully(db: Database, claim: Claim, grant: SealedGrant, values: dict[str
                 claim.connection_id,
                 grant_number=claim.grant_number,
                 refresh_token=grant.received.refresh_token,
-                token_version=None,
+                leased=_REVOKED_WITHIN,
             )
         return lost
     db.execute(_UPDATE_TOKENS, values)

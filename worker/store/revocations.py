@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from worker.store.claims import key_arrays
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
     from worker.attempt import Keys
     from worker.database import Database
@@ -33,27 +33,35 @@ class Revocation:
     grant_number: int
     token_version: int | None
     failures: int
-    look_again_at: datetime | None
     refresh_token: bytes = field(repr=False)
 
 
 _ADD = """
-INSERT INTO qbo.revocations (app_id, connection_id, grant_number, token_version, realm_hash, refresh_token)
-SELECT c.app_id, c.id, %(grant)s, %(version)s, c.realm_hash, %(token)s FROM qbo.connections c WHERE c.id = %(id)s
+INSERT INTO qbo.revocations (app_id, connection_id, grant_number, realm_hash, refresh_token, leased_until)
+SELECT c.app_id, c.id, %(grant)s, c.realm_hash, %(token)s, now() + %(leased)s::interval
+FROM qbo.connections c WHERE c.id = %(id)s
 """
 
 
 def add(
-    db: Database, connection_id: int, *, grant_number: int, refresh_token: bytes, token_version: int | None
+    db: Database, connection_id: int, *, grant_number: int, refresh_token: bytes, leased: timedelta | None = None
 ) -> None:
-    """Keep a token that came too late until it is revoked."""
-    values = {"id": connection_id, "grant": grant_number, "version": token_version, "token": refresh_token}
+    """Keep a token that came too late until it is revoked.
+
+    Args:
+        db: The database.
+        connection_id: Whose it would have been.
+        grant_number: For which it is sealed.
+        refresh_token: Sealed.
+        leased: The caller revokes it itself within this time; None if not.
+    """
+    values = {"id": connection_id, "grant": grant_number, "token": refresh_token, "leased": leased}
     db.execute(_ADD, values)
 
 
 _ADD_ALL = """
 INSERT INTO qbo.revocations (app_id, connection_id, grant_number, token_version, realm_hash, refresh_token,
-                             look_again_at)
+                             not_before)
 SELECT c.app_id, c.id, c.grant_number, c.token_version, c.realm_hash, t.token,
        CASE WHEN c.lease_id IS NOT NULL AND c.leased_until > now() THEN c.leased_until END
 FROM qbo.connections c CROSS JOIN LATERAL (
@@ -69,7 +77,7 @@ WHERE c.id = %(id)s
 def add_all(db: Database, connection_id: int) -> int:
     """Keep every token of a connection that may be live until it is revoked; return how many. Before it forgets them.
 
-    An attempt in flight may bring another one into the escrow until its lease is over.
+    An attempt in flight may be presenting one of them, and bring another into the escrow, until its lease is over.
     """
     return db.execute(_ADD_ALL, {"id": connection_id}).rowcount
 
@@ -105,7 +113,7 @@ WITH picked AS (
 UPDATE qbo.revocations r SET leased_until = now() + %(lasts)s::interval
 FROM picked, qbo.apps a WHERE r.id = picked.id AND a.id = r.app_id
 RETURNING r.id, r.app_id, a.environment, a.client_id, r.connection_id, r.grant_number, r.token_version, r.failures,
-          r.look_again_at, r.refresh_token
+          r.refresh_token
 """  # noqa: S608  # composed of constants
 _DROP = f"""
 DELETE FROM qbo.revocations r
@@ -132,14 +140,8 @@ def claim(
 
 
 def done(db: Database, revocation: Revocation) -> None:
-    """Forget a revoked token; one whose attempt was still in flight stays until the end of that one's lease."""
-    db.execute(
-        "WITH over AS (DELETE FROM qbo.revocations WHERE id = %(id)s"
-        " AND (look_again_at IS NULL OR look_again_at <= now()) RETURNING id)"
-        " UPDATE qbo.revocations SET leased_until = NULL, not_before = look_again_at"
-        " WHERE id = %(id)s AND NOT EXISTS (SELECT FROM over)",
-        {"id": revocation.id},
-    )
+    """Forget a revoked token."""
+    db.execute("DELETE FROM qbo.revocations WHERE id = %(id)s", {"id": revocation.id})
 
 
 def failed(db: Database, revocation: Revocation, *, pause: timedelta) -> None:
