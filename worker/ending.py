@@ -159,7 +159,7 @@ def delete(ender: Ender, escrow: RedisEscrow, connection_id: int, *, keep_grant:
         raise NotDeleted(
             f"An attempt is under way for connection {connection_id}: try again when its lease is over, in a minute."
         )
-    ender.store.disconnect(connection_id, revoke=not keep_grant)
+    ender.store.disconnect(connection_id, revoke=not keep_grant, links=True)
     if not keep_grant:
         revoke_due(ender, connection_id)
     if not keep_grant and ender.store.pending_revocations(connection_id):

@@ -347,15 +347,17 @@ def write_abandoned(db: Database, connection_id: int) -> None:
     )
 
 
-def end_all(db: Database, connection_id: int) -> None:
+def end_all(db: Database, connection_id: int, *, links: bool) -> None:
     """End the consents to a connection's company that are on their way: it was disconnected after they were given.
 
-    A link that has not been called back yet may be a later consent, and stays. A lost one may yet turn up.
+    A link that has not been called back yet may be a later consent, and stays, unless `links`. A lost consent may yet
+    turn up.
     """
     db.execute(
         "UPDATE qbo.authorizations z SET outcome = %(outcome)s, reason = 'disconnected', finished_at = now(),"
-        " code = NULL, realm_id = NULL FROM qbo.connections c WHERE c.id = %(id)s AND z.used_at IS NOT NULL"
+        " code = NULL, realm_id = NULL FROM qbo.connections c"
+        " WHERE c.id = %(id)s AND (z.used_at IS NOT NULL OR %(links)s)"
         " AND (z.finished_at IS NULL OR z.outcome = 'lost')"
         " AND (z.connection_id = c.id OR (z.app_id = c.app_id AND z.realm_hash = c.realm_hash))",
-        {"id": connection_id, "outcome": Authorized.REFUSED},
+        {"id": connection_id, "outcome": Authorized.REFUSED, "links": links},
     )

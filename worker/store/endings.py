@@ -23,10 +23,16 @@ WHERE id = %(id)s
 """
 
 
-def disconnect(db: Database, connection_id: int, *, revoke: bool) -> str | None:
-    """Forget a connection's tokens and hold its syncs; what is to be revoked of them waits in `revocations`.
+def disconnect(db: Database, connection_id: int, *, revoke: bool, links: bool) -> str | None:
+    """Forget a connection's tokens and hold its syncs.
 
     An attempt in flight loses its lease and, by the raised version, its comparison.
+
+    Args:
+        db: The database.
+        connection_id: Which.
+        revoke: What may be live waits in `revocations`; else it stays as it is at Intuit.
+        links: Links to reconnect that nobody has followed yet are void, too.
 
     Returns:
         None if that was done; `unknown_connection` or `disconnected` if there was nothing to do.
@@ -38,7 +44,7 @@ def disconnect(db: Database, connection_id: int, *, revoke: bool) -> str | None:
         if row is None:
             return "unknown_connection"
         # A consent may be under way over a connection that has been ended before.
-        authorizations.end_all(db, connection_id)
+        authorizations.end_all(db, connection_id, links=links)
         if row.status == Status.DISCONNECTED:
             return "disconnected"
         if revoke:

@@ -76,9 +76,9 @@ class PostgresGrants:
             lambda: authorizations.install(self._db, consent, seal, record), give_up=self._give_up
         )
 
-    def disconnect(self, connection_id: int, *, revoke: bool = True) -> str | None:
+    def disconnect(self, connection_id: int, *, revoke: bool = True, links: bool = False) -> str | None:
         """See `worker.store.endings.disconnect`."""
-        return self._soon(lambda: endings.disconnect(self._db, connection_id, revoke=revoke))
+        return self._soon(lambda: endings.disconnect(self._db, connection_id, revoke=revoke, links=links))
 
     def leave(self, connection_id: int, external_id: str) -> str | None:
         """See `worker.store.endings.leave`."""
