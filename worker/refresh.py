@@ -72,12 +72,14 @@ class Result:
 
     Attributes:
         rotated: Whether the refresh token's value changed; None unless refreshed.
+        once_more: Only the previous token stands against a verdict: it is asked about at once.
     """
 
     connection_id: int
     outcome: Outcome
     reason: str | None = None
     rotated: bool | None = None
+    once_more: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the task's result."""
@@ -116,6 +118,15 @@ def refresh(refresher: Refresher, connection_id: int, *, trigger: Trigger, fresh
     Raises:
         DatabaseUnavailable: PostgreSQL cannot be asked; nothing was sent to Intuit.
     """
+    result = _once(refresher, connection_id, trigger=trigger, freshness=freshness)
+    if not result.once_more:
+        return result
+    # An attempt of its own, with a lease of its own; whoever takes the row first comes to the same.
+    last = _once(refresher, connection_id, trigger=trigger, freshness=IF_DUE)
+    return result if last.outcome is Outcome.SKIPPED else last
+
+
+def _once(refresher: Refresher, connection_id: int, *, trigger: Trigger, freshness: Freshness) -> Result:
     if not refresher.may_claim():
         return Result(connection_id, Outcome.SKIPPED, "busy_saving")
     claim = refresher.store.claim(connection_id, lease_id=uuid4(), trigger=trigger, freshness=freshness)
@@ -304,7 +315,8 @@ def _conclude(refresher: Refresher, claim: Claim, error: IntuitError, tally: _Ta
     written = refresher.store.conclude(claim, decision, _record(refresher, claim, tally))
     if written is None:
         return Result(claim.connection_id, Outcome.DEFERRED, "overtaken")
-    return Result(claim.connection_id, written.outcome, written.reason)
+    once_more = written.withheld == policy.Withheld.PREVIOUS
+    return Result(claim.connection_id, written.outcome, written.reason, once_more=once_more)
 
 
 def _received(refresher: Refresher, claim: Claim, token: Secret) -> Received:

@@ -74,7 +74,12 @@ class Evidence:
 
 
 def judge(decision: Decision, standing: Standing, evidence: Evidence, *, pace: Pace) -> Decision:
-    """Return a verdict as it is, or what it becomes while something stands against it."""
+    """Return a verdict as it is, or what it becomes while something stands against it.
+
+    One that was given already stands; its connection is asked again at once if there is a candidate to ask about.
+    """
+    if not decision.is_verdict:
+        return replace(decision, next_refresh_in=timedelta(0)) if evidence.untried else decision
     withheld = _against(standing, evidence, pace=pace)
     if withheld is None:
         return decision

@@ -24,6 +24,8 @@ SAME_DATABASE = """
     AND COALESCE((SELECT qbo.timeline()) = g.timeline, true)
     AND (g.epoch_since IS NULL OR g.epoch_since <= now() - %(lasts)s::interval)
 """
+# A file, or a hand, may have written what no clock shows: it is not known then.
+_SANE = "CASE WHEN {0} BETWEEN '1970-01-01' AND '3000-01-01' THEN {0} END AS {0}"
 # now() is the statement's start: if it had to wait for the row, the lease ends early, never late. Over a dead lease the
 # attempt that held it is written down as abandoned; one that had said its word itself is in the ledger already.
 _CLAIM = f"""
@@ -78,7 +80,8 @@ WITH held AS MATERIALIZED (
 )
 SELECT id, app_id, environment, client_id, status, grant_number, token_version, refresh_token,
        refresh_token_fingerprint, in_doubt, failures, suspect_since, needs_reauth_since, last_reason,
-       refresh_expires_at, hard_expires_at, token_obtained_at, expiry_told_days, attempt_began_at, blocked,
+       {_SANE.format("refresh_expires_at")}, {_SANE.format("hard_expires_at")}, {_SANE.format("token_obtained_at")},
+       expiry_told_days, attempt_began_at, blocked,
        is_new_epoch,
        second_writer_at IS NULL AND known_fingerprint <> refresh_token_fingerprint AS is_foreign,
        EXISTS (SELECT FROM probe) AS probing,
