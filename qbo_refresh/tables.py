@@ -183,6 +183,8 @@ refresh_attempts = sa.Table(
     sa.Column("fingerprint_after", BYTEA),
     # Microseconds from the answer's last byte to the escrow's acknowledgement; NULL if the escrow took nothing.
     sa.Column("exposed_us", sa.Integer),
+    # What stood against the verdict that this refusal would have been.
+    sa.Column("withheld", sa.Text),
     _one_of("outcome", tuple(outcome for outcome in Outcome if outcome is not Outcome.SKIPPED)),
     sa.Index("refresh_attempts_connection_id_began_at_idx", "connection_id", "began_at"),
 )

@@ -75,6 +75,8 @@ class Claim:
         blocked: Hashes of this app's secrets that Intuit has refused.
         probing: This attempt is the one a minute that tries a blocked secret.
         has_candidates: There are candidates to present; read them.
+        is_new_epoch: The first attempt since the database changed: the escrow may know better than the row.
+        is_foreign: The row's token was written by somebody else, who has not been reported yet.
     """
 
     lease_id: UUID
@@ -92,6 +94,8 @@ class Claim:
     blocked: frozenset[bytes] = frozenset()
     probing: bool = False
     has_candidates: bool = False
+    is_new_epoch: bool = False
+    is_foreign: bool = False
 
     @property
     def connection_id(self) -> int:
@@ -202,8 +206,11 @@ class Store(Protocol):
     def refuse(self, candidate_id: int) -> None:
         """Note that Intuit has refused a candidate."""
 
-    def block(self, claim: Claim, *, secret_hash: bytes, reason: str, at_once: bool) -> bool:
-        """Count a refusal of our keys; True if that has just blocked them."""
+    def block(self, claim: Claim, *, secret_hash: bytes, reason: str, at_once: bool) -> None:
+        """Count a refusal of our keys; with enough of them the secret is blocked."""
+
+    def report_second_writer(self, claim: Claim) -> None:
+        """Tell operators, once, that the row holds a token that no attempt of ours wrote."""
 
     def save(self, claim: Claim, grant: SealedGrant, decision: Decision, record: Record) -> Saved:
         """Put a new grant's tokens into the row if its version is still the claimed one."""

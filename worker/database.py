@@ -139,6 +139,8 @@ class Database:
         """Put what this thread executes inside into one transaction; an exception rolls it back."""
         connection = self.connection()
         connection.exec_driver_sql("BEGIN")
+        waiting: list[Callable[[], None]] = []
+        self._local.waiting = waiting
         try:
             yield
             connection.exec_driver_sql("COMMIT")
@@ -149,6 +151,18 @@ class Database:
             else:
                 connection.exec_driver_sql("ROLLBACK")
             raise
+        finally:
+            self._local.waiting = None
+        for work in waiting:
+            work()
+
+    def after_commit(self, work: Callable[[], None]) -> None:
+        """Do `work` when this thread's transaction is committed; now, if none is open. Lost with a lost COMMIT."""
+        waiting: list[Callable[[], None]] | None = getattr(self._local, "waiting", None)
+        if waiting is None:
+            work()
+        else:
+            waiting.append(work)
 
     def connection(self) -> sa.Connection:
         """Return this thread's connection, opened if need be."""

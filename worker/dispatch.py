@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worker import log
-from worker.store import dispatch
+from worker import log, policy
+from worker.store import control, dispatch
+from worker.store.control import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 BATCH = 1000
 MINUTES_QUEUED_AT_MOST = 2
+_UNFIT = {
+    Identity.QUIET: "new_epoch",
+    Identity.ANOTHER: "another_database",
+    Identity.NO_CONTROL_ROW: "no_control_row",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,7 @@ class Sweep:
     Attributes:
         per_sweep: Publish at most so many connections.
         every: The time between two sweeps.
+        lease: How long a new epoch keeps quiet.
         mark: How long a published connection counts as queued.
         queue_length: Asks the broker how many messages wait.
         publish: Sends one message for each id.
@@ -36,6 +43,7 @@ class Sweep:
     per_sweep: int
     per_minute: int
     every: timedelta
+    lease: timedelta
     mark: timedelta
     queue_length: Callable[[], int]
     publish: Callable[[Sequence[int]], None]
@@ -56,9 +64,13 @@ def dispatch_due(sweep: Sweep) -> Swept:
     """
     if sweep.queue_length() > MINUTES_QUEUED_AT_MOST * sweep.per_minute:
         return _skipped("queue_full")
+    identity = control.recognise(sweep.db, lease=sweep.lease)
+    if identity is not Identity.SAME:
+        return _skipped(_UNFIT[identity])
     if not dispatch.begin_sweep(sweep.db, sweep.keys, every=sweep.every):
         return _skipped("swept_already")
     usable, probing = dispatch.open_apps(sweep.db, sweep.keys)
+    budget = max(1, round(sweep.per_sweep * policy.ramp(dispatch.running_for(sweep.db))))
     published = 0
     for app_id in probing:
         ids = dispatch.mark_probe(sweep.db, app_id=app_id, mark=sweep.mark)
@@ -66,8 +78,8 @@ def dispatch_due(sweep: Sweep) -> Swept:
             sweep.publish(ids)
         published += len(ids)
     for app_id in usable:
-        published += _publish_urgent(sweep, app_id, budget=sweep.per_sweep - published)
-    published += _publish_due(sweep, usable, budget=sweep.per_sweep - published)
+        published += _publish_urgent(sweep, app_id, budget=budget - published)
+    published += _publish_due(sweep, usable, budget=budget - published)
     log.info("sweep", published=published)
     return Swept(published)
 

@@ -17,9 +17,8 @@ from qbo_refresh.sealing import Field, Keyring, Lookup, Place, Unsealable
 from qbo_refresh.status import Outcome
 from worker import clock, log, policy
 from worker.attempt import IF_DUE, Claim, Freshness, Received, Record, Saved, SealedGrant, Source, Trigger
-from worker.errors import ClientRejected, Facts, GrantRejected, IntuitError, LeaseSpent, OutcomeUnknown
+from worker.errors import ClientRejected, Facts, GrantRejected, IntuitError, LeaseSpent, OutcomeUnknown, Unavailable
 from worker.intuit import Gate
-from worker.policy import AppEffect, Pace
 from worker.signals import deferred
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from qbo_refresh.secret import Secret
     from worker.attempt import Candidate, Escrow, Store
     from worker.intuit import TokenEndpoint
+    from worker.policy import Pace
     from worker.tokens import TokenSet
 
 
@@ -72,12 +72,14 @@ class Result:
 
     Attributes:
         rotated: Whether the refresh token's value changed; None unless refreshed.
+        once_more: Only the previous token stands against a verdict: it is asked about at once.
     """
 
     connection_id: int
     outcome: Outcome
     reason: str | None = None
     rotated: bool | None = None
+    once_more: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the task's result."""
@@ -116,6 +118,15 @@ def refresh(refresher: Refresher, connection_id: int, *, trigger: Trigger, fresh
     Raises:
         DatabaseUnavailable: PostgreSQL cannot be asked; nothing was sent to Intuit.
     """
+    result = _once(refresher, connection_id, trigger=trigger, freshness=freshness)
+    if not result.once_more:
+        return result
+    # An attempt of its own, with a lease of its own; whoever takes the row first comes to the same.
+    last = _once(refresher, connection_id, trigger=trigger, freshness=IF_DUE)
+    return result if last.outcome is Outcome.SKIPPED else last
+
+
+def _once(refresher: Refresher, connection_id: int, *, trigger: Trigger, freshness: Freshness) -> Result:
     if not refresher.may_claim():
         return Result(connection_id, Outcome.SKIPPED, "busy_saving")
     claim = refresher.store.claim(connection_id, lease_id=uuid4(), trigger=trigger, freshness=freshness)
@@ -140,13 +151,18 @@ def refresh(refresher: Refresher, connection_id: int, *, trigger: Trigger, fresh
 
 def _attempt(refresher: Refresher, claim: Claim) -> Result:
     tally = _Tally()
+    if claim.is_foreign:
+        refresher.store.report_second_writer(claim)
     candidates = _candidates(refresher, claim, tally)
     try:
+        if claim.is_new_epoch and tally.escrow_silent:
+            # The row may be an old copy, and what came after it would be there.
+            raise Unavailable("escrow_silent")
         answer = _present(refresher, claim, candidates, tally)
     except IntuitError as error:
         return _conclude(refresher, claim, error, tally, untried=_untried(claim, candidates, tally))
     except Unsealable as error:
-        log.error("row.unreadable", connection_id=claim.connection_id, key_missing=error.key_missing)
+        log.warning("row.does_not_open", connection_id=claim.connection_id, key_missing=error.key_missing)
         decision = policy.unreadable(claim.standing)
         refresher.store.conclude(claim, decision, _record(refresher, claim, tally))
         return Result(claim.connection_id, decision.outcome, decision.reason)
@@ -155,7 +171,7 @@ def _attempt(refresher: Refresher, claim: Claim) -> Result:
 
 def _candidates(refresher: Refresher, claim: Claim, tally: _Tally) -> list[Candidate]:
     """Return the untried candidates, with what the escrow holds if an earlier attempt may have left something there."""
-    if claim.standing.in_doubt or claim.standing.suspect_since is not None:
+    if claim.standing.in_doubt or claim.standing.suspect_since is not None or claim.is_new_epoch:
         found = refresher.escrow.find(
             claim.connection_id, grant_number=claim.grant_number, base_version=claim.token_version
         )
@@ -247,8 +263,7 @@ def _ask(refresher: Refresher, claim: Claim, token: Secret, tally: _Tally) -> To
             answer = refresher.intuit.refresh(token, client_id=claim.client_id, client_secret=secret.secret, gate=gate)
         except ClientRejected as error:
             tally.facts, refusal = error.facts, error
-            if refresher.store.block(claim, secret_hash=secret.secret_hash, reason=error.reason, at_once=True):
-                log.error("app.blocked", app_id=claim.app_id, secret=secret.name, reason=error.reason)
+            refresher.store.block(claim, secret_hash=secret.secret_hash, reason=error.reason, at_once=True)
         except IntuitError as error:
             tally.facts = error.facts
             if isinstance(error, LeaseSpent) or error.reason == "unreachable":
@@ -295,12 +310,13 @@ def _conclude(refresher: Refresher, claim: Claim, error: IntuitError, tally: _Ta
         jitter=refresher.jitter(),
         pace=refresher.pace,
     )
-    if decision.app_effect is AppEffect.COUNT and tally.secret is not None:
+    if decision.counts and tally.secret is not None:
         refresher.store.block(claim, secret_hash=tally.secret.secret_hash, reason=error.reason, at_once=False)
     written = refresher.store.conclude(claim, decision, _record(refresher, claim, tally))
     if written is None:
         return Result(claim.connection_id, Outcome.DEFERRED, "overtaken")
-    return Result(claim.connection_id, written.outcome, written.reason)
+    once_more = written.withheld == policy.Withheld.PREVIOUS
+    return Result(claim.connection_id, written.outcome, written.reason, once_more=once_more)
 
 
 def _received(refresher: Refresher, claim: Claim, token: Secret) -> Received:
@@ -326,18 +342,25 @@ def _save(refresher: Refresher, claim: Claim, tokens: TokenSet, tally: _Tally, *
         kept = refresher.escrow.put(received)
         if kept and tokens.facts.last_byte_at is not None:
             exposed_us = round((clock.boottime() - tokens.facts.last_byte_at) * 1_000_000)
+    decision = policy.decide(
+        claim.standing,
+        tokens,
+        now=_now(claim),
+        jitter=refresher.jitter(),
+        pace=refresher.pace,
+        rotated=received.fingerprint != presented.fingerprint,
+    )
     place = Place(claim.environment, claim.connection_id, claim.grant_number, Field.ACCESS_TOKEN)
     grant = SealedGrant(
         received=received,
         access_token=refresher.keyring.seal(tokens.access_token, place),
         access_lifetime=tokens.access_lifetime,
         refresh_lifetime=tokens.refresh_lifetime,
-        hard_lifetime=tokens.hard_lifetime,
+        hard_lifetime=decision.hard_lifetime,
         presented=_previous(claim, presented, received),
         candidate_ids=seen,
         answered_at=tokens.facts.last_byte_at,
     )
-    decision = policy.decide(claim.standing, tokens, now=_now(claim), jitter=refresher.jitter(), pace=refresher.pace)
     record = _record(refresher, claim, tally, exposed_us=exposed_us)
     saved = _persist(refresher, claim, grant, decision, record)
     if saved in (Saved.SAVED, Saved.BEFORE):

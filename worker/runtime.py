@@ -97,6 +97,7 @@ def build(config: Settings) -> Runtime:
     stop = Stop(db)
     schema.check(db, config)
     control.check_lookup(db, lookup)
+    control.recognise(db, lease=config.pace.lease)
     secrets = secrets_of(db, lookup, configured)
     keys = tuple(Keys(app_id, tuple(s.secret_hash for s in mine)) for app_id, mine in secrets.items())
     name = worker_name()

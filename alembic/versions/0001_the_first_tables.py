@@ -121,6 +121,7 @@ CREATE TABLE refresh_attempts (
     fingerprint_before bytea,
     fingerprint_after bytea,
     exposed_us integer,
+    withheld text,
     CONSTRAINT refresh_attempts_pkey PRIMARY KEY (attempt_id)
 );
 CREATE INDEX refresh_attempts_connection_id_began_at_idx ON refresh_attempts (connection_id, began_at);

@@ -37,7 +37,7 @@ def sweep(settings: Settings, published: list[int], refresher: Refresher) -> Ite
 
     db = Database(settings.database())
     keys = tuple(Keys(app, tuple(s.secret_hash for s in mine)) for app, mine in refresher.secrets.items())
-    yield Sweep(db, keys, 100, 100, MINUTE, 10 * MINUTE, lambda: 0, publish)
+    yield Sweep(db, keys, 100, 100, MINUTE, MINUTE, 10 * MINUTE, lambda: 0, publish)
     db.close()
 
 

@@ -36,10 +36,12 @@ def test_a_first_refusal_holds_the_syncs_and_tells_nobody(fleet: Fleet, one: Att
 def test_a_confirmed_refusal_is_status_hold_and_events_at_once(fleet: Fleet, one: Attempts) -> None:
     (connected,) = fleet.connect()
     assert one.conclude(one.claimed(connected.id), GrantRejected())
+    fleet.witness()
     fleet.let_pass(CONFIRMED)
     assert one.conclude(one.claimed(connected.id), GrantRejected())
     row = fleet.row(connected.id)
-    assert (row.status, row.next_refresh_at, row.event_sequence) == ("needs_reauth", None, 2)
+    assert (row.status, row.event_sequence) == ("needs_reauth", 2)
+    assert timedelta(hours=2, minutes=59) < row.due_in <= timedelta(hours=3), "its second chance"
     assert fleet.holds(connected.id) == {"reauth"}
     assert fleet.events(connected.id) == ["connection.needs_reauth", "sync.paused"]
     assert fleet.outcomes(connected.id) == [("suspect", "invalid_grant"), ("needs_reauth", "invalid_grant")]
@@ -76,6 +78,7 @@ def test_a_verdict_is_written_whole_or_not_at_all(
     one = Attempts(start_worker(DATABASE_URL=own_database_url).refresher)
     (connected,) = fleet.connect()
     assert one.conclude(one.claimed(connected.id), GrantRejected())
+    fleet.witness()
     fleet.let_pass(CONFIRMED)
     with psycopg.connect(own_database_url, autocommit=True) as connection:
         connection.execute(f"ALTER TABLE qbo.{table} ADD CONSTRAINT refused CHECK (false) NOT VALID".encode())

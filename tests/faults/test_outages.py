@@ -196,6 +196,7 @@ def test_row_24_a_verdict_whose_acknowledgement_is_lost_is_written_once(
         arming = with_seam(refresher, "intuit", "refresh", before=lambda: proxy.lose_the_answer_to(statement))
         sweep(arming, connected)
         assert proxy.lost == 1
+        fleet.witness()
         fleet.let_pass(timedelta(minutes=16))
         sweep(arming, connected)
         assert proxy.lost == 2

@@ -32,13 +32,15 @@ def test_row_19_a_revoked_grant_is_held_at_the_first_refusal_and_told_once_at_th
     fleet.let_pass(timedelta(hours=27))
     assert sweep(refresher, connected).outcome is Outcome.SUSPECT
     assert (fleet.holds(connected.id), fleet.events(connected.id)) == ({"suspect"}, [])
+    fleet.witness()
     fleet.let_pass(CONFIRMED)
     assert sweep(refresher, connected).outcome is Outcome.NEEDS_REAUTH
     assert fleet.holds(connected.id) == {"reauth"}
     assert fleet.events(connected.id) == ["connection.needs_reauth", "sync.paused"]
-    for _ in range(3):
-        fleet.let_pass(timedelta(minutes=30))
+    for hours in (3, 21, 30):
+        fleet.let_pass(timedelta(hours=hours))
         refresh(refresher, connected.id, trigger=Trigger.ADHOC, freshness=FORCED)
+    assert fleet.row(connected.id).next_refresh_at is None, "two later probes, and no more"
     assert fleet.events(connected.id) == ["connection.needs_reauth", "sync.paused"]
 
 

@@ -96,6 +96,12 @@ class Fleet:
             self._insert(each, label)
         return made
 
+    def witness(self) -> Connected:
+        """Make another connection of the app that was refreshed just now: Intuit does not refuse everybody."""
+        (made,) = self.connect()
+        self.update(made.id, "last_refreshed_at = now(), next_refresh_at = now() + interval '1 day'")
+        return made
+
     def _insert(self, made: Connected, label: str | None) -> None:
         self.db.execute(
             _INSERT,

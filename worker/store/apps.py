@@ -48,8 +48,8 @@ RETURNING blocked_at IS NOT NULL AND blocked_at = now() AS newly
 
 def block(
     db: Database, claim: Claim, *, secret_hash: bytes, reason: str, at_once: bool, probe_every: timedelta
-) -> bool:
-    """Count a refusal of our keys; True, and operators told, if that has just blocked them. One transaction."""
+) -> None:
+    """Count a refusal of our keys; operators are told if that has just blocked them. One transaction."""
     with db.transaction():
         row = db.execute(
             _COUNT,
@@ -67,4 +67,26 @@ def block(
             events.emit_for_app(
                 db, Event.APP_BLOCKED, environment=claim.environment, client_id=claim.client_id, reason=reason
             )
-        return bool(row.newly)
+
+
+_UNBLOCK = """
+DELETE FROM qbo.app_blocks WHERE app_id = %(app)s AND secret_hash = %(hash)s RETURNING blocked_at IS NOT NULL AS was
+"""
+# What was published meanwhile found the block and went: it is published again by the next sweep.
+_REQUEUE = "UPDATE qbo.connections SET queued_until = NULL WHERE app_id = %(app)s AND queued_until > now()"
+# Verdicts of the time before the mend deserve another question.
+_ASK_AGAIN = """
+UPDATE qbo.connections SET next_refresh_at = now()
+WHERE app_id = %(app)s AND suspect_since IS NOT NULL AND status = 'needs_reauth'
+  AND needs_reauth_since > now() - interval '30 days' AND (next_refresh_at IS NULL OR next_refresh_at > now())
+"""
+
+
+def unblock(db: Database, claim: Claim, secret_hash: bytes) -> None:
+    """Lift what stands against a secret that has just worked; if it was blocked, operators are told, once."""
+    row = db.execute(_UNBLOCK, {"app": claim.app_id, "hash": secret_hash}).one_or_none()
+    if row is None or not row.was:
+        return
+    db.execute(_REQUEUE, {"app": claim.app_id})
+    db.execute(_ASK_AGAIN, {"app": claim.app_id})
+    events.emit_for_app(db, Event.APP_UNBLOCKED, environment=claim.environment, client_id=claim.client_id)

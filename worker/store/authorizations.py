@@ -12,6 +12,7 @@ from qbo_refresh.status import Authorized, Event, Hold
 from worker import clock
 from worker.consent import Callback, Consent, Exchanged, Installed
 from worker.store import events, revocations
+from worker.store.claims import SAME_DATABASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,7 +71,7 @@ def unfinished(db: Database, *, limit: int) -> Sequence[int]:
 # One consent to a company at a time, as Intuit's order is that of the exchanges: under a lock by the realm's hash, for
 # the connection may not exist yet. A revocation of the company's older grant under way is waited for, too.
 _LOCK_REALM = "SELECT pg_advisory_xact_lock(('x' || encode(substr(%(realm_hash)s, 1, 8), 'hex'))::bit(64)::bigint)"
-_CLAIM = """
+_CLAIM = f"""
 UPDATE qbo.authorizations z
 SET lease_id = %(lease)s, leased_until = now() + %(lasts)s::interval, realm_hash = %(realm_hash)s,
     presented_at = COALESCE(z.presented_at, now()), reason = NULL
@@ -79,14 +80,14 @@ FROM (SELECT presented_at IS NOT NULL AND lease_id IS DISTINCT FROM %(lease)s AS
 WHERE z.id = %(id)s AND z.used_at IS NOT NULL AND z.finished_at IS NULL
   AND (z.lease_id IS NULL OR z.leased_until <= now() OR z.lease_id = %(lease)s)
   AND (z.not_before IS NULL OR z.not_before <= now())
-  AND NOT EXISTS (SELECT FROM qbo.control WHERE frozen)
+  AND EXISTS (SELECT FROM qbo.control g WHERE NOT g.frozen AND {SAME_DATABASE})
   AND NOT EXISTS (SELECT FROM qbo.authorizations o
                   WHERE o.app_id = z.app_id AND o.realm_hash = %(realm_hash)s AND o.id <> z.id
                     AND o.finished_at IS NULL AND o.leased_until > now())
   AND NOT EXISTS (SELECT FROM qbo.revocations r
                   WHERE r.app_id = z.app_id AND r.realm_hash = %(realm_hash)s AND r.leased_until > now())
 RETURNING was.before, now() AS claimed_at, z.used_at, z.connection_id, z.external_id
-"""
+"""  # noqa: S608  # composed of constants
 
 
 def claim(
@@ -327,9 +328,9 @@ def _put(
     db.execute(_LEDGER, values)
     revocations.drop_superseded(db, app_id=consent.callback.app_id, realm_hash=consent.realm_hash)
     db.execute("DELETE FROM qbo.candidates WHERE connection_id = %(id)s", values)
-    lifted = events.lift(db, connection_id, (Hold.REAUTH, Hold.SUSPECT, Hold.DISCONNECTED))
     if target is not None:
         events.emit(db, connection_id, Event.RECONNECTED)
+    lifted = events.lift(db, connection_id, (Hold.REAUTH, Hold.SUSPECT, Hold.DISCONNECTED))
     if lifted - {Hold.SUSPECT} and not events.is_held(db, connection_id):
         events.emit(db, connection_id, Event.SYNC_RESUMED)
     return connection_id

@@ -87,16 +87,6 @@ def refuse(db: Database, candidate_id: int) -> None:
     db.execute("UPDATE qbo.candidates SET tried_at = now() WHERE id = %(id)s", {"id": candidate_id})
 
 
-def has_untried(db: Database, claim: Claim) -> bool:
-    """Tell whether a candidate of this grant has not been answered yet. Callers hold the connection's row."""
-    row = db.execute(
-        "SELECT EXISTS (SELECT FROM qbo.candidates WHERE connection_id = %(id)s AND grant_number = %(grant)s"
-        " AND tried_at IS NULL) AS found",
-        {"id": claim.connection_id, "grant": claim.grant_number},
-    ).one()
-    return bool(row.found)
-
-
 def settle(db: Database, candidate_ids: Sequence[int]) -> None:
     """Note that a success has settled these. They stay as tried: the escrow may bring the same tokens up again."""
     db.execute(

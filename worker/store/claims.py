@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qbo_refresh.status import Status
 from worker.attempt import Claim, Freshness, Keys, Trigger
 from worker.policy import Standing
+from worker.policy.expiry import Clocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,19 +17,32 @@ if TYPE_CHECKING:
 
     from worker.database import Database
 
+# The database itself is compared first: another cluster, or a timeline that nobody has noticed yet, gives no lease, and
+# neither does a new epoch before every lease of the old one is over. What the server does not tell is not compared.
+SAME_DATABASE = """
+    COALESCE((SELECT qbo.system_identifier()) = g.system_identifier, true)
+    AND COALESCE((SELECT qbo.timeline()) = g.timeline, true)
+    AND (g.epoch_since IS NULL OR g.epoch_since <= now() - %(lasts)s::interval)
+"""
+# A file, or a hand, may have written what no clock shows: it is not known then.
+_SANE = "CASE WHEN {0} BETWEEN '1970-01-01' AND '3000-01-01' THEN {0} END AS {0}"
 # now() is the statement's start: if it had to wait for the row, the lease ends early, never late. Over a dead lease the
 # attempt that held it is written down as abandoned; one that had said its word itself is in the ledger already.
-_CLAIM = """
+_CLAIM = f"""
 WITH held AS MATERIALIZED (
     SELECT c.id, c.app_id, c.lease_id, c.attempt_began_at, c.attempt_trigger, c.attempt_worker, c.token_version,
            c.refresh_token_fingerprint, a.environment, a.client_id,
+           -- the connection's first attempt in a young epoch; a repeated claim cannot tell and says yes
+           COALESCE(g.epoch_since > now() - interval '30 days'
+                    AND (c.attempt_began_at IS NULL OR c.attempt_began_at < g.epoch_since OR c.lease_id = %(lease)s),
+                    false) AS is_new_epoch,
            ARRAY(SELECT b.secret_hash FROM qbo.app_blocks b WHERE b.app_id = c.app_id AND b.blocked_at IS NOT NULL)
                AS blocked,
            EXISTS (SELECT FROM unnest(%(key_apps)s::int[], %(key_hashes)s::bytea[]) AS k (app_id, hash)
                    WHERE k.app_id = c.app_id AND NOT EXISTS (
                        SELECT FROM qbo.app_blocks b
                        WHERE b.app_id = k.app_id AND b.secret_hash = k.hash AND b.blocked_at IS NOT NULL)) AS usable
-    FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id JOIN qbo.control g ON NOT g.frozen
+    FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id JOIN qbo.control g ON NOT g.frozen AND {SAME_DATABASE}
     WHERE c.id = %(id)s
       AND (c.lease_id IS NULL OR c.leased_until <= now() OR c.lease_id = %(lease)s)
       AND c.next_refresh_at IS NOT NULL AND NOT c.frozen
@@ -54,7 +68,7 @@ WITH held AS MATERIALIZED (
         attempt_began_at = now(), attempt_trigger = %(trigger)s, attempt_worker = %(worker)s
     FROM held
     WHERE c.id = held.id AND (held.usable OR EXISTS (SELECT FROM probe))
-    RETURNING c.*, held.environment, held.client_id, held.blocked
+    RETURNING c.*, held.environment, held.client_id, held.blocked, held.is_new_epoch
 ), abandoned AS (
     INSERT INTO qbo.refresh_attempts (attempt_id, connection_id, token_version, trigger, worker, began_at, outcome,
                                       fingerprint_before)
@@ -65,11 +79,15 @@ WITH held AS MATERIALIZED (
     ON CONFLICT (attempt_id) DO NOTHING
 )
 SELECT id, app_id, environment, client_id, status, grant_number, token_version, refresh_token,
-       refresh_token_fingerprint, in_doubt, failures, suspect_since, last_reason, attempt_began_at, blocked,
+       refresh_token_fingerprint, in_doubt, failures, suspect_since, needs_reauth_since, last_reason,
+       {_SANE.format("refresh_expires_at")}, {_SANE.format("hard_expires_at")}, {_SANE.format("token_obtained_at")},
+       expiry_told_days, attempt_began_at, blocked,
+       is_new_epoch,
+       second_writer_at IS NULL AND known_fingerprint <> refresh_token_fingerprint AS is_foreign,
        EXISTS (SELECT FROM probe) AS probing,
        EXISTS (SELECT FROM qbo.candidates x WHERE x.connection_id = claimed.id AND x.tried_at IS NULL) AS has_candidates
 FROM claimed
-"""
+"""  # noqa: S608  # composed of constants
 
 
 def claim(
@@ -111,7 +129,9 @@ def claim(
         failures=row.failures,
         in_doubt=row.in_doubt,
         suspect_since=row.suspect_since,
+        needs_reauth_since=row.needs_reauth_since,
         reason=row.last_reason,
+        clocks=Clocks(row.refresh_expires_at, row.hard_expires_at, row.token_obtained_at, row.expiry_told_days),
     )
     return Claim(
         lease_id=lease_id,
@@ -129,6 +149,8 @@ def claim(
         blocked=frozenset(row.blocked),
         probing=row.probing,
         has_candidates=row.has_candidates,
+        is_new_epoch=row.is_new_epoch,
+        is_foreign=bool(row.is_foreign),
     )
 
 
@@ -146,9 +168,11 @@ def key_arrays(keys: tuple[Keys, ...]) -> Mapping[str, str]:
 
 
 # In the order in which a person would want to hear it.
-_WHY_NOT = """
+_WHY_NOT = f"""
 SELECT CASE
+    WHEN g.one_row IS NULL THEN 'no_control_row'
     WHEN g.frozen OR c.frozen THEN 'frozen'
+    WHEN NOT ({SAME_DATABASE}) THEN 'database_changed'
     WHEN c.status = 'disconnected' THEN 'disconnected'
     WHEN c.next_refresh_at IS NULL THEN c.status
     WHEN NOT c.app_id = ANY (%(key_apps)s::int[]) THEN 'no_keys'
@@ -165,15 +189,21 @@ SELECT CASE
                          WHERE b.app_id = k.app_id AND b.secret_hash = k.hash AND b.blocked_at IS NOT NULL))
         THEN 'blocked'
     ELSE 'in_progress' END AS reason
-FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id CROSS JOIN qbo.control g
+FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id LEFT JOIN qbo.control g ON true
 WHERE c.id = %(id)s
-"""
+"""  # noqa: S608  # composed of constants
 
 
-def why_not(db: Database, connection_id: int, *, freshness: Freshness, keys: tuple[Keys, ...]) -> str:
+def why_not(db: Database, connection_id: int, *, freshness: Freshness, keys: tuple[Keys, ...], lasts: timedelta) -> str:
     """Return in a word why a claim came to nothing, as it looks a moment later."""
     row = db.execute(
         _WHY_NOT,
-        {"id": connection_id, "max_age": freshness.max_age, "min_ttl": freshness.min_ttl, **key_arrays(keys)},
+        {
+            "id": connection_id,
+            "max_age": freshness.max_age,
+            "min_ttl": freshness.min_ttl,
+            "lasts": lasts,
+            **key_arrays(keys),
+        },
     ).one_or_none()
     return "unknown_connection" if row is None else str(row.reason)

@@ -1,18 +1,132 @@
-"""The control row's note of which LOOKUP_KEY this database was made with."""
+"""The control row: which database this is, since when, whether it rests, and with which LOOKUP_KEY it was made."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
 from qbo_refresh.errors import QboRefreshError
+from qbo_refresh.status import Event
+from worker.store import events
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from qbo_refresh.sealing import Lookup
     from worker.database import Database
 
 
 class WrongLookupKey(QboRefreshError):
     """Under another LOOKUP_KEY no realm and no token would be recognised: one grant would get two rows."""
+
+
+class Identity(Enum):
+    """What the database turned out to be."""
+
+    SAME = "same"
+    QUIET = "quiet"
+    """It failed over or was restored less than a lease ago: attempts of the old epoch may still be under way."""
+    ANOTHER = "another"
+    """Another cluster with our rows, a copy or an upgrade: nothing is sent until somebody adopts it."""
+    NO_CONTROL_ROW = "no control row"
+
+
+_READ = """
+SELECT system_identifier, timeline, epoch, told_system_identifier, qbo.system_identifier() AS system_identifier_now,
+       qbo.timeline() AS timeline_now, COALESCE(epoch_since > now() - %(lease)s::interval, false) AS is_quiet
+FROM qbo.control
+"""
+_FIRST = """
+UPDATE qbo.control SET system_identifier = %(system)s, timeline = %(timeline)s
+WHERE system_identifier IS NULL AND timeline IS NULL
+"""
+_NEW_EPOCH = """
+UPDATE qbo.control SET timeline = %(timeline)s, epoch = epoch + 1, epoch_since = now()
+WHERE timeline IS DISTINCT FROM %(timeline)s::int AND system_identifier IS NOT DISTINCT FROM %(system)s::text
+"""
+_TOLD = """
+UPDATE qbo.control SET told_system_identifier = %(system)s WHERE told_system_identifier IS DISTINCT FROM %(system)s
+"""
+
+
+def recognise(db: Database, *, lease: timedelta) -> Identity:
+    """Compare the database with the one that the control row knows; note and tell what has changed, once.
+
+    Claims compare it as well, so that nothing is sent before this was asked.
+    """
+    with db.transaction():
+        row = db.execute(_READ, {"lease": lease}).one_or_none()
+        if row is None:
+            return Identity.NO_CONTROL_ROW
+        now = {"system": row.system_identifier_now, "timeline": row.timeline_now}
+        if row.system_identifier is None and row.timeline is None:
+            db.execute(_FIRST, now)
+            return Identity.SAME
+        if _differ(row.system_identifier, row.system_identifier_now):
+            if db.execute(_TOLD, now).rowcount:
+                events.emit_for_app(db, Event.DATABASE_CHANGED, reason="another_database")
+            return Identity.ANOTHER
+        if _differ(row.timeline, row.timeline_now):
+            if db.execute(_NEW_EPOCH, now).rowcount:
+                events.emit_for_app(
+                    db,
+                    Event.DATABASE_CHANGED,
+                    reason="new_timeline",
+                    timeline_before=row.timeline,
+                    timeline=row.timeline_now,
+                )
+            return Identity.QUIET
+        return Identity.QUIET if row.is_quiet else Identity.SAME
+
+
+def _differ(known: Any, now: Any) -> bool:
+    return known is not None and now is not None and known != now
+
+
+_ADOPT = """
+UPDATE qbo.control SET system_identifier = qbo.system_identifier(), timeline = qbo.timeline(), epoch = epoch + 1,
+       epoch_since = now(), thawed_at = now(), told_system_identifier = NULL
+"""
+
+
+def adopt(db: Database) -> None:
+    """Make this cluster the one that sends. A new epoch: a lease's silence, the escrow first, verdicts wait a day.
+
+    A control row that is missing is made anew, as frozen as nobody remembers: not frozen.
+    """
+    with db.transaction():
+        db.execute("INSERT INTO qbo.control DEFAULT VALUES ON CONFLICT DO NOTHING")
+        db.execute(_ADOPT)
+
+
+_STALLED = """
+SELECT EXISTS (
+    SELECT FROM qbo.apps a CROSS JOIN qbo.control g
+    WHERE a.id = ANY (%(apps)s) AND NOT g.frozen AND (a.throttled_until IS NULL OR a.throttled_until <= now())
+      AND EXISTS (SELECT FROM qbo.connections c WHERE c.app_id = a.id AND NOT c.frozen
+                  AND c.due_at <= now() - CASE WHEN a.swept_at > now() - %(unswept)s::interval
+                                               THEN %(late)s::interval ELSE %(unswept)s::interval END)
+) AS stalled
+"""
+_BEGIN_STALL = "UPDATE qbo.control SET stalled_since = now() WHERE stalled_since IS NULL"
+_END_STALL = "UPDATE qbo.control SET stalled_since = NULL WHERE stalled_since IS NOT NULL"
+
+
+def note_stall(db: Database, app_ids: list[int], *, late: timedelta, unswept: timedelta) -> bool:
+    """Tell operators, once an episode, that due connections are not refreshed; True while that is so.
+
+    Args:
+        db: The database.
+        app_ids: Apps that could go: their secrets are here and not blocked.
+        late: A row that is due for longer stands still, though sweeps run.
+        unswept: Without a sweep for so long, a row that is due for as long stands still.
+    """
+    with db.transaction():
+        stalled = bool(db.execute(_STALLED, {"apps": app_ids, "late": late, "unswept": unswept}).one().stalled)
+        changed = db.execute(_BEGIN_STALL if stalled else _END_STALL).rowcount
+        if stalled and changed:
+            events.emit_for_app(db, Event.REFRESHES_STALLED)
+        return stalled
 
 
 def recognises(db: Database, lookup: Lookup) -> bool | None:

@@ -28,6 +28,13 @@ def begin_sweep(db: Database, keys: tuple[Keys, ...], *, every: timedelta) -> bo
     return db.execute(_BEGIN, {"half": every / 2, **key_arrays(keys)}).rowcount > 0
 
 
+def running_for(db: Database) -> timedelta | None:
+    """Return how long ago the fleet was let go again, after a thaw or in a new epoch; None if it always ran."""
+    row = db.execute("SELECT now() - GREATEST(thawed_at, epoch_since) AS since FROM qbo.control").one_or_none()
+    since: timedelta | None = row.since if row else None
+    return since
+
+
 Due = tuple[datetime, int]
 """Where a row stands in the order of a sweep: when it was due, and its id."""
 

@@ -41,13 +41,17 @@ _ONLY = "(%(id)s::bigint IS NULL OR id = %(id)s) AND (%(label)s::text IS NULL OR
 def set_frozen(db: Database, *, frozen: bool, connection_id: int | None = None, label: str | None = None) -> int:
     """Freeze or thaw one connection or those of a label, and return how many changed."""
     statement = f"UPDATE qbo.connections SET frozen = %(frozen)s WHERE frozen <> %(frozen)s AND {_ONLY}"  # noqa: S608  # constants
-    return db.execute(statement, {"frozen": frozen, "id": connection_id, "label": label}).rowcount
+    changed = db.execute(statement, {"frozen": frozen, "id": connection_id, "label": label}).rowcount
+    if changed and not frozen:
+        db.execute("UPDATE qbo.control SET thawed_at = now()")
+    return changed
 
 
 def set_all_frozen(db: Database, *, frozen: bool, reason: str | None) -> bool:
     """Freeze or thaw everything through the control row, which every claim reads; False if it was so already."""
     changed = db.execute(
-        "UPDATE qbo.control SET frozen = %(frozen)s, frozen_reason = %(reason)s WHERE frozen <> %(frozen)s",
+        "UPDATE qbo.control SET frozen = %(frozen)s, frozen_reason = %(reason)s,"
+        " thawed_at = CASE WHEN %(frozen)s THEN thawed_at ELSE now() END WHERE frozen <> %(frozen)s",
         {"frozen": frozen, "reason": reason},
     )
     return changed.rowcount == 1

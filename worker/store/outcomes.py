@@ -5,19 +5,20 @@ A late success is kept and a late failure is dropped: a token in hand outranks a
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Any
 
 from qbo_refresh.status import Event, Hold, Status
 from worker import clock, policy
 from worker.attempt import Saved, Source
-from worker.store import events, revocations
-from worker.store.candidates import add_candidate, has_untried, settle
+from worker.policy import expiry
+from worker.store import apps, events, revocations, verdicts
+from worker.store.candidates import add_candidate, settle
 
 if TYPE_CHECKING:
     from worker.attempt import Claim, Record, SealedGrant
     from worker.database import Database
-    from worker.policy import Decision
+    from worker.policy import Decision, Pace
 
 # The longest deadline of a POST.
 _REVOKED_WITHIN = timedelta(seconds=20)
@@ -30,31 +31,40 @@ _SET_TOKENS = """
     access_token = %(access_token)s, token_version = c.token_version + 1,
     token_obtained_at = now() - %(answered_ago)s::interval,
     access_expires_at = now() - %(answered_ago)s::interval + %(access_lifetime)s::interval,
-    refresh_expires_at = now() - %(answered_ago)s::interval + %(refresh_lifetime)s::interval,
-    hard_expires_at = COALESCE(now() - %(answered_ago)s::interval + %(hard_lifetime)s::interval, c.hard_expires_at),
+    -- An answer that does not say leaves what an earlier one said.
+    refresh_expires_at =
+        COALESCE(now() - %(answered_ago)s::interval + %(refresh_lifetime)s::interval, c.refresh_expires_at),
+    -- Seconds left are counted from the answer: an end that is the same but for that stays as it is.
+    hard_expires_at = CASE
+        WHEN abs(extract(epoch FROM now() + %(hard_lifetime)s::interval - c.hard_expires_at)) <= %(same_end_s)s
+            THEN c.hard_expires_at
+        ELSE COALESCE(now() - %(answered_ago)s::interval + %(hard_lifetime)s::interval, c.hard_expires_at) END,
+    expiry_told_days = COALESCE(%(expiry_told_days)s::smallint, c.expiry_told_days),
+    known_fingerprint = %(fingerprint)s, last_secret = %(secret)s,
     -- A late success leaves the lease to who took over: it may be presenting this very token, from the escrow.
     lease_id = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.lease_id END,
     leased_until = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.leased_until END,
-    in_doubt = false, suspect_since = NULL, not_before = NULL, failures = 0, status = 'active',
+    in_doubt = false, suspect_since = NULL, needs_reauth_since = NULL, not_before = NULL, failures = 0,
+    status = 'active',
     next_refresh_at = now() + %(next_refresh_in)s::interval, last_refreshed_at = now(),
     last_outcome = 'refreshed', last_reason = %(reason)s
 """
 
 _LEDGER_COLUMNS = """
     (attempt_id, connection_id, token_version, trigger, worker, began_at, duration_ms, outcome, reason, http_status,
-     intuit_tid, posts, secret, fingerprint_before, fingerprint_after, exposed_us)
+     intuit_tid, posts, secret, fingerprint_before, fingerprint_after, exposed_us, withheld)
 """
 _LEDGER_VALUES = """
     %(attempt_id)s, %(id)s, %(version)s, %(trigger)s, %(worker)s, %(began_at)s, %(duration_ms)s, %(outcome)s,
     %(reason)s, %(http_status)s, %(intuit_tid)s, %(posts)s, %(secret)s, %(fingerprint_before)s,
-    %(fingerprint_after)s::bytea, %(exposed_us)s::int
+    %(fingerprint_after)s::bytea, %(exposed_us)s::int, %(withheld)s::text
 """
 # The same attempt may have been called abandoned meanwhile: what it says of itself is better.
 _LEDGER_CONFLICT = """
     ON CONFLICT (attempt_id) DO UPDATE SET duration_ms = EXCLUDED.duration_ms, outcome = EXCLUDED.outcome,
         reason = EXCLUDED.reason, http_status = EXCLUDED.http_status, intuit_tid = EXCLUDED.intuit_tid,
         posts = EXCLUDED.posts, secret = EXCLUDED.secret, fingerprint_after = EXCLUDED.fingerprint_after,
-        exposed_us = EXCLUDED.exposed_us
+        exposed_us = EXCLUDED.exposed_us, withheld = EXCLUDED.withheld
 """
 
 # The ordinary success, in one statement: nothing to lift, nobody to tell, the lease still ours. One statement is one
@@ -84,14 +94,15 @@ def save(db: Database, claim: Claim, grant: SealedGrant, decision: Decision, rec
     values = _grant_values(claim, grant) | _ledger_values(claim, decision, record)
     values["fingerprint_after"] = grant.received.fingerprint
     values["next_refresh_in"] = decision.next_refresh_in
-    plain = not (claim.has_candidates or grant.candidate_ids)
+    values["expiry_told_days"] = decision.expiry_told_days
+    plain = not (claim.has_candidates or grant.candidate_ids or decision.events)
     if plain and db.fetch_one(_SAVE_PLAINLY, values) is not None:
         return Saved.SAVED
     with db.transaction():
-        return _save_fully(db, claim, grant, values)
+        return _save_fully(db, claim, grant, decision, values)
 
 
-def _save_fully(db: Database, claim: Claim, grant: SealedGrant, values: dict[str, Any]) -> Saved:
+def _save_fully(db: Database, claim: Claim, grant: SealedGrant, decision: Decision, values: dict[str, Any]) -> Saved:
     row = db.execute(_LOCK, values).one_or_none()
     if row is None:
         return Saved.GONE
@@ -118,18 +129,16 @@ def _save_fully(db: Database, claim: Claim, grant: SealedGrant, values: dict[str
     lifted = events.lift(db, claim.connection_id, (Hold.REAUTH, Hold.SUSPECT))
     if Hold.REAUTH in lifted and not events.is_held(db, claim.connection_id):
         events.emit(db, claim.connection_id, Event.SYNC_RESUMED)
-    unblocked = db.execute(
-        "DELETE FROM qbo.app_blocks WHERE app_id = %(app)s AND secret_hash = %(secret_hash)s RETURNING blocked_at",
-        {"app": claim.app_id, "secret_hash": values["secret_hash"]},
-    ).one_or_none()
-    if unblocked is not None and unblocked.blocked_at is not None:
-        # What was published meanwhile found the block and went: it is published again by the next sweep.
-        db.execute(
-            "UPDATE qbo.connections SET queued_until = NULL WHERE app_id = %(app)s AND queued_until > now()",
-            {"app": claim.app_id},
-        )
-        events.emit_for_app(db, Event.APP_UNBLOCKED, environment=claim.environment, client_id=claim.client_id)
+    if decision.expiry_told_days is not None:
+        _announce_expiry(db, claim.connection_id, days=decision.expiry_told_days)
+    apps.unblock(db, claim, values["secret_hash"])
     return Saved.SAVED
+
+
+def _announce_expiry(db: Database, connection_id: int, *, days: int) -> None:
+    row = db.execute("SELECT hard_expires_at FROM qbo.connections WHERE id = %(id)s", {"id": connection_id}).one()
+    ends = row.hard_expires_at and row.hard_expires_at.astimezone(UTC).isoformat(timespec="seconds")
+    events.emit(db, connection_id, Event.EXPIRING, days=days, hard_expires_at=ends)
 
 
 def _lost(status: str, fingerprint: bytes | None, grant: SealedGrant) -> Saved:
@@ -151,7 +160,7 @@ UPDATE qbo.connections c SET
     refresh_token = %(refresh_token)s, refresh_token_fingerprint = %(fingerprint)s,
     previous_refresh_token = c.refresh_token, previous_refresh_token_fingerprint = c.refresh_token_fingerprint,
     access_token = %(access_token)s, access_expires_at = now(), refresh_expires_at = NULL,
-    token_version = c.token_version + 1, token_obtained_at = now(),
+    token_version = c.token_version + 1, token_obtained_at = now(), known_fingerprint = %(fingerprint)s,
     lease_id = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.lease_id END,
     leased_until = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.leased_until END,
     in_doubt = false, suspect_since = NULL, next_refresh_at = now()
@@ -174,6 +183,7 @@ UPDATE qbo.connections c
 SET status = %(status)s, failures = %(failures)s, last_outcome = %(outcome)s, last_reason = %(reason)s,
     next_refresh_at = now() + %(next_refresh_in)s::interval, not_before = now() + %(not_before_in)s::interval,
     suspect_since = CASE WHEN %(status)s = 'suspect' THEN COALESCE(c.suspect_since, now()) ELSE c.suspect_since END,
+    needs_reauth_since = CASE WHEN %(status)s = 'needs_reauth' THEN COALESCE(c.needs_reauth_since, now()) END,
     in_doubt = (c.in_doubt OR %(keep_lease)s) AND %(status)s <> 'needs_reauth',
     lease_id = CASE WHEN %(keep_lease)s THEN c.lease_id END,
     leased_until = CASE WHEN %(keep_lease)s THEN c.leased_until END
@@ -182,18 +192,18 @@ RETURNING c.previous_refresh_token, c.previous_refresh_token_fingerprint
 """
 
 
-def conclude(db: Database, claim: Claim, decision: Decision, record: Record) -> Decision | None:
+def conclude(db: Database, claim: Claim, decision: Decision, record: Record, *, pace: Pace) -> Decision | None:
     """Write what a failure changes, in one transaction, and return it.
 
-    It is another decision if a candidate has turned up that must be asked about first, and None if lease or version
-    are no longer the claimed ones.
+    It is another decision if something stands against a verdict, and None if lease or version are no longer the
+    claimed ones.
     """
     with db.transaction():
-        if decision.next_refresh_in is None:
-            # Under the row's lock, so that a candidate is either seen here or finds the verdict and undoes it.
-            db.execute("SELECT FROM qbo.connections WHERE id = %(id)s FOR UPDATE", {"id": claim.connection_id})
-            if has_untried(db, claim):
-                decision = policy.postponed(decision, claim.standing)
+        if decision.status is Status.NEEDS_REAUTH:
+            found = verdicts.evidence(db, claim)
+            if found is None:
+                return None
+            decision = policy.judge(decision, claim.standing, found, pace=pace)
         return decision if _conclude(db, claim, decision, record) else None
 
 
@@ -221,6 +231,8 @@ def _conclude(db: Database, claim: Claim, decision: Decision, record: Record) ->
             refresh_token=row.previous_refresh_token,
             fingerprint=row.previous_refresh_token_fingerprint,
         )
+    if decision.status is Status.SUSPECT and claim.standing.suspect_since is None:
+        verdicts.note_suspect(db, claim)
     if decision.hold is Hold.REAUTH:
         events.lift(db, claim.connection_id, (Hold.SUSPECT,))
     if decision.hold is not None:
@@ -250,6 +262,7 @@ def _grant_values(claim: Claim, grant: SealedGrant) -> dict[str, Any]:
         "access_lifetime": grant.access_lifetime,
         "refresh_lifetime": grant.refresh_lifetime,
         "hard_lifetime": grant.hard_lifetime,
+        "same_end_s": expiry.SAME.total_seconds(),
         # Lifetimes count from the answer: a save that had to wait for the database must not make them longer.
         "answered_ago": timedelta(seconds=clock.boottime() - grant.answered_at) if grant.answered_at else timedelta(0),
     }
@@ -273,4 +286,5 @@ def _ledger_values(claim: Claim, decision: Decision, record: Record) -> dict[str
         "secret_hash": record.secret_hash,
         "fingerprint_before": claim.fingerprint,
         "exposed_us": record.exposed_us,
+        "withheld": decision.withheld,
     }

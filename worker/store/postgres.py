@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from worker import clock
-from worker.store import apps, candidates, claims, outcomes
+from worker.store import apps, candidates, claims, outcomes, writers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,7 +73,9 @@ class PostgresStore:
     def why_not(self, connection_id: int, *, freshness: Freshness) -> str:
         """See `worker.store.claims.why_not`."""
         return self._db.patiently(
-            lambda: claims.why_not(self._db, connection_id, freshness=freshness, keys=self._keys),
+            lambda: claims.why_not(
+                self._db, connection_id, freshness=freshness, keys=self._keys, lasts=self._pace.lease
+            ),
             patience=timedelta(seconds=5),
         )
 
@@ -89,9 +91,9 @@ class PostgresStore:
         """See `worker.store.candidates.refuse`."""
         self._db.patiently(lambda: candidates.refuse(self._db, candidate_id), patience=self._pace.slack)
 
-    def block(self, claim: Claim, *, secret_hash: bytes, reason: str, at_once: bool) -> bool:
+    def block(self, claim: Claim, *, secret_hash: bytes, reason: str, at_once: bool) -> None:
         """See `worker.store.apps.block`."""
-        return self._db.patiently(
+        self._db.patiently(
             lambda: apps.block(
                 self._db,
                 claim,
@@ -102,6 +104,10 @@ class PostgresStore:
             ),
             patience=self._pace.slack,
         )
+
+    def report_second_writer(self, claim: Claim) -> None:
+        """See `worker.store.writers.report`."""
+        self._db.patiently(lambda: writers.report(self._db, claim.connection_id, seen="row"), patience=self._pace.slack)
 
     def save(self, claim: Claim, grant: SealedGrant, decision: Decision, record: Record) -> Saved:
         """See `worker.store.outcomes.save`. Repeated until acknowledged."""
@@ -120,5 +126,5 @@ class PostgresStore:
             DatabaseUnavailable: It is lost, and harmless: the lease runs out and the next attempt is in doubt.
         """
         return self._db.patiently(
-            lambda: outcomes.conclude(self._db, claim, decision, record), patience=self._pace.slack
+            lambda: outcomes.conclude(self._db, claim, decision, record, pace=self._pace), patience=self._pace.slack
         )

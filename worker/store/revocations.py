@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from worker.store.claims import key_arrays
+from worker.store.claims import SAME_DATABASE, key_arrays
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -103,7 +103,7 @@ _DUE = """
 _CLAIM = f"""
 WITH picked AS (
     SELECT r.id FROM qbo.revocations r
-    WHERE {_DUE} AND NOT EXISTS (SELECT FROM qbo.control WHERE frozen)
+    WHERE {_DUE} AND EXISTS (SELECT FROM qbo.control g WHERE NOT g.frozen AND {SAME_DATABASE})
       AND NOT EXISTS (
           SELECT FROM qbo.authorizations z
           WHERE z.app_id = r.app_id AND z.finished_at IS NULL AND (z.used_at IS NOT NULL OR z.expires_at > now())

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from worker.store import writers
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
@@ -191,10 +193,11 @@ def count(db: Database) -> dict[str, tuple[int, int]]:
 
 _INSERT = """
 INSERT INTO qbo.connections (id, app_id, label, realm_id, realm_hash, refresh_token, refresh_token_fingerprint,
-                             access_token, token_obtained_at, access_expires_at, refresh_expires_at, hard_expires_at,
-                             next_refresh_at, frozen)
-SELECT l.connection_id, l.app_id, l.label, l.realm_id, l.realm_hash, l.refresh_token, l.fingerprint, l.access_token,
-       l.token_obtained_at, l.access_expires_at, l.refresh_expires_at, l.hard_expires_at, l.next_refresh_at, %(frozen)s
+                             known_fingerprint, access_token, token_obtained_at, access_expires_at,
+                             refresh_expires_at, hard_expires_at, next_refresh_at, frozen)
+SELECT l.connection_id, l.app_id, l.label, l.realm_id, l.realm_hash, l.refresh_token, l.fingerprint, l.fingerprint,
+       l.access_token, l.token_obtained_at, l.access_expires_at, l.refresh_expires_at, l.hard_expires_at,
+       l.next_refresh_at, %(frozen)s
 FROM import_lines l
 WHERE l.action = 'new' AND NOT EXISTS (SELECT FROM import_refusals r WHERE r.line = l.line)
   AND NOT EXISTS (SELECT FROM import_further f WHERE f.line = l.line)
@@ -217,10 +220,14 @@ WITH added AS (
       AND NOT EXISTS (SELECT FROM import_refusals r WHERE r.line = l.line)
       AND NOT EXISTS (SELECT FROM import_further f WHERE f.line = l.line)
     ON CONFLICT (connection_id, grant_number, fingerprint) DO NOTHING
-    RETURNING connection_id
+    RETURNING connection_id, fingerprint
 )
 UPDATE qbo.connections c SET next_refresh_at = LEAST(c.next_refresh_at, now())
 FROM added WHERE c.id = added.connection_id
+-- A grant that we refresh ourselves got a newer token, and from no attempt of ours: somebody else refreshes it, too.
+RETURNING CASE WHEN c.last_refreshed_at IS NOT NULL AND NOT c.frozen AND NOT EXISTS (
+    SELECT FROM qbo.refresh_attempts r WHERE r.connection_id = c.id AND r.fingerprint_after = added.fingerprint)
+    THEN c.id END AS written_elsewhere
 """
 
 
@@ -229,4 +236,8 @@ def write(db: Database, *, frozen: bool) -> int:
     db.execute(_INSERT, {"frozen": frozen})
     db.execute(_NAME)
     # Last, because it locks rows that workers want.
-    return db.execute(_OFFER).rowcount
+    offered = db.execute(_OFFER).all()
+    for row in offered:
+        if row.written_elsewhere is not None:
+            writers.report(db, row.written_elsewhere, seen="import")
+    return len(offered)

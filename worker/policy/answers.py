@@ -1,10 +1,9 @@
-"""When and what: decides, from one answer of Intuit's, what changes. Pure: no clock, no randomness, no database."""
+"""What one answer of Intuit's changes for its connection and its app."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from enum import Enum
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 from qbo_refresh.status import Event, Hold, Outcome, Status, may_move
 from worker.errors import (
@@ -16,45 +15,12 @@ from worker.errors import (
     RequestRejected,
     Unavailable,
 )
+from worker.policy import expiry
+from worker.policy.pace import LONGEST_THROTTLE, UNREADABLE_PAUSE, Pace
+from worker.policy.schedule import backoff, next_refresh_in
 from worker.tokens import TokenSet
 
-DAY = timedelta(days=1)
-LONGEST_BACKOFF = timedelta(hours=1)
-LONGEST_THROTTLE = timedelta(minutes=15)
-UNREADABLE_PAUSE = timedelta(hours=1)
-SOONER, LATER = timedelta(hours=4), timedelta(hours=2)
-REFUSALS_THAT_BLOCK = 3
-NEAR_EXPIRY = timedelta(days=10)
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """The durations that configuration may shorten.
-
-    Attributes:
-        lease: How long one attempt owns a connection.
-        confirm_after: How long a first refusal waits to be confirmed.
-        backoff: The first pause after a failure; it doubles up to an hour.
-    """
-
-    lease: timedelta = timedelta(seconds=60)
-    confirm_after: timedelta = timedelta(minutes=15)
-    backoff: timedelta = timedelta(minutes=1)
-
-    @property
-    def deadline(self) -> timedelta:
-        """Return how long one POST may take in total, DNS included: 20 s of the default lease."""
-        return min(timedelta(seconds=20), self.lease / 3)
-
-    @property
-    def probe_every(self) -> timedelta:
-        """Return how often one connection is let through to try a blocked secret: a minute by default."""
-        return self.backoff
-
-    @property
-    def slack(self) -> timedelta:
-        """Return what must be left of the lease after the deadline: 5 s of the default lease."""
-        return self.lease / 12
+SECOND_CHANCES = (timedelta(hours=3), timedelta(hours=24))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +30,10 @@ class Standing:
     Attributes:
         in_doubt: An earlier attempt may have spent the token without our reading the answer.
         suspect_since: When this version of the token was first refused; None if it was not.
+        needs_reauth_since: When the verdict was given; None if none stands.
         untried: Candidates that Intuit has not yet answered, after this attempt.
         reason: The row's last reason.
+        clocks: The ends of the grant, as far as they are known.
     """
 
     connection_id: int
@@ -73,18 +41,10 @@ class Standing:
     failures: int = 0
     in_doubt: bool = False
     suspect_since: datetime | None = None
+    needs_reauth_since: datetime | None = None
     untried: int = 0
     reason: str | None = None
-
-
-class AppEffect(Enum):
-    """What an answer means for every connection of the app."""
-
-    NONE = "none"
-    THROTTLE = "throttle"
-    BLOCK = "block"
-    COUNT = "count"
-    """The same block, but only after REFUSALS_THAT_BLOCK different connections with no success between."""
+    clocks: expiry.Clocks = field(default_factory=expiry.Clocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +56,12 @@ class Decision:
         not_before_in: From now, binding every caller; None lifts it.
         keep_lease: The attempt is in doubt: nobody presents a token before the lease is over.
         hold: Added to the syncs' holds; None adds none.
+        withheld: What stands against the verdict that this would have been; None if it would have been none.
         present_previous: The previous token becomes a candidate, so that no verdict comes before it was tried.
+        counts: Towards a block of the client secret: from REFUSALS_THAT_BLOCK different connections on.
         throttle: How long the whole app pauses; None for not at all.
+        hard_lifetime: What this answer says is left of the grant's five years; None if nothing new.
+        expiry_told_days: The notice of the grant's end that `events` holds; None if it holds none.
     """
 
     outcome: Outcome
@@ -109,12 +73,28 @@ class Decision:
     failures: int = 0
     hold: Hold | None = None
     events: tuple[Event, ...] = ()
+    withheld: str | None = None
     present_previous: bool = False
-    app_effect: AppEffect = AppEffect.NONE
+    counts: bool = False
     throttle: timedelta | None = None
+    hard_lifetime: timedelta | None = None
+    expiry_told_days: int | None = None
+
+    @property
+    def is_verdict(self) -> bool:
+        """Whether a person would be told to reconnect; `verdicts.judge` has the last word on it."""
+        return Event.NEEDS_REAUTH in self.events
 
 
-def decide(standing: Standing, answer: TokenSet | IntuitError, *, now: datetime, jitter: float, pace: Pace) -> Decision:
+def decide(
+    standing: Standing,
+    answer: TokenSet | IntuitError,
+    *,
+    now: datetime,
+    jitter: float,
+    pace: Pace,
+    rotated: bool = False,
+) -> Decision:
     """Return what one answer of Intuit's changes.
 
     Args:
@@ -123,15 +103,11 @@ def decide(standing: Standing, answer: TokenSet | IntuitError, *, now: datetime,
         now: The database's time.
         jitter: In [0, 1); lengthens a pause by up to a quarter of itself.
         pace: The configured durations.
+        rotated: Whether the tokens' refresh token is another one than was presented.
     """
     match answer:
         case TokenSet():
-            decision = Decision(
-                Outcome.REFRESHED,
-                "lifetimes_clamped" if answer.odd else None,
-                Status.ACTIVE,
-                next_refresh_in(standing.connection_id, now=now),
-            )
+            decision = _refreshed(standing, answer, now=now, rotated=rotated)
         case GrantRejected(perhaps_our_keys=False):
             decision = _refused(standing, now=now, pace=pace)
         case GrantRejected():
@@ -143,16 +119,14 @@ def decide(standing: Standing, answer: TokenSet | IntuitError, *, now: datetime,
                 # The fault is not the connection's: it goes again as soon as the secret is mended.
                 not_before_in=pace.probe_every,
                 failures=standing.failures,
-                app_effect=AppEffect.BLOCK,
             )
         case RequestRejected():
-            decision = replace(_again(standing, answer.reason, jitter=jitter, pace=pace), app_effect=AppEffect.COUNT)
+            decision = replace(_again(standing, answer.reason, jitter=jitter, pace=pace), counts=True)
         case OutcomeUnknown():
             decision = _in_doubt(standing, answer, jitter=jitter, pace=pace)
         case Unavailable(reason="throttled"):
             decision = replace(
                 _again(standing, answer.reason, jitter=jitter, pace=pace),
-                app_effect=AppEffect.THROTTLE,
                 throttle=_bounded(answer.retry_after or pace.backoff),
             )
         case LeaseSpent():
@@ -166,6 +140,21 @@ def decide(standing: Standing, answer: TokenSet | IntuitError, *, now: datetime,
     return decision
 
 
+def _refreshed(standing: Standing, answer: TokenSet, *, now: datetime, rotated: bool) -> Decision:
+    clocks = standing.clocks
+    ends_in = expiry.hard_lifetime(clocks, answer.refresh_lifetime, answer.hard_lifetime, now=now, rotated=rotated)
+    notice = expiry.notice(clocks, ends_in, now=now)
+    return Decision(
+        Outcome.REFRESHED,
+        "lifetimes_clamped" if answer.odd else None,
+        Status.ACTIVE,
+        next_refresh_in(standing.connection_id, now=now),
+        events=() if notice is None else (Event.EXPIRING,),
+        hard_lifetime=ends_in,
+        expiry_told_days=notice,
+    )
+
+
 def unreadable(standing: Standing) -> Decision:
     """Return what changes when a blob does not open or its key is missing: the fault is ours, the status stays."""
     return Decision(
@@ -176,19 +165,6 @@ def unreadable(standing: Standing) -> Decision:
         not_before_in=UNREADABLE_PAUSE,
         failures=standing.failures,
         events=() if standing.reason == "unreadable" else (Event.ROW_UNREADABLE,),
-    )
-
-
-def postponed(decision: Decision, standing: Standing) -> Decision:
-    """Return what a verdict becomes if a candidate turns up at the last moment: that is asked about first."""
-    return replace(
-        decision,
-        outcome=Outcome.DEFERRED,
-        reason="candidate",
-        status=standing.status,
-        next_refresh_in=timedelta(0),
-        hold=None,
-        events=(),
     )
 
 
@@ -211,7 +187,6 @@ def _in_doubt(standing: Standing, answer: OutcomeUnknown, *, jitter: float, pace
         decision,
         not_before_in=max(pace.lease, decision.not_before_in or pace.lease),
         keep_lease=True,
-        app_effect=AppEffect.THROTTLE if throttle else AppEffect.NONE,
         throttle=throttle,
     )
 
@@ -225,7 +200,7 @@ def _refused(standing: Standing, *, now: datetime, pace: Pace) -> Decision:
             Outcome.NEEDS_REAUTH,
             reason,
             Status.NEEDS_REAUTH,
-            timedelta(0) if waits else None,
+            timedelta(0) if waits else _second_chance_in(standing, now=now),
             not_before_in=UNREADABLE_PAUSE if waits else None,
             failures=standing.failures,
         )
@@ -235,7 +210,7 @@ def _refused(standing: Standing, *, now: datetime, pace: Pace) -> Decision:
             Outcome.NEEDS_REAUTH,
             reason,
             Status.NEEDS_REAUTH,
-            None,
+            SECOND_CHANCES[0],
             failures=standing.failures,
             hold=Hold.REAUTH,
             events=(Event.NEEDS_REAUTH, Event.SYNC_PAUSED),
@@ -248,43 +223,14 @@ def _refused(standing: Standing, *, now: datetime, pace: Pace) -> Decision:
         not_before_in=pace.confirm_after,
         failures=standing.failures,
         hold=Hold.SUSPECT,
-        present_previous=standing.suspect_since is None,
     )
+
+
+def _second_chance_in(standing: Standing, *, now: datetime) -> timedelta | None:
+    """Return when a grant that was given up is asked once more, from now; None if it had both of its chances."""
+    since = standing.needs_reauth_since or now
+    return next((chance - (now - since) for chance in SECOND_CHANCES if now - since < chance), None)
 
 
 def _bounded(pause: timedelta) -> timedelta:
     return max(timedelta(seconds=1), min(pause, LONGEST_THROTTLE))
-
-
-def backoff(failures: int, *, jitter: float, pace: Pace) -> timedelta:
-    """Return the pause after that many failures in a row: doubling from the first to an hour, jittered, never more."""
-    doubled: timedelta = pace.backoff * 2 ** min(max(failures, 1) - 1, 12)
-    return min(doubled * (1 + jitter / 4), LONGEST_BACKOFF)
-
-
-def slot(connection_id: int) -> timedelta:
-    """Return the connection's own time of day (UTC).
-
-    Multiples of the golden ratio fill a circle evenly for any run of ids, so that load spreads over the day without
-    anyone keeping count.
-    """
-    return DAY * ((connection_id * 0.6180339887498949) % 1.0)
-
-
-def until_slot(connection_id: int, *, now: datetime) -> timedelta:
-    """Return how long it is until the connection's own time of day next comes, less than a day."""
-    now = now.astimezone(UTC)  # the database's session may be in any zone
-    since_midnight = timedelta(hours=now.hour, minutes=now.minute, seconds=now.second)
-    return (slot(connection_id) - since_midnight) % DAY
-
-
-def next_refresh_in(connection_id: int, *, now: datetime) -> timedelta:
-    """Return when to refresh after a success: in 24 h, moved by at most -4 h or +2 h towards its own time of day.
-
-    A fleet that an outage has bunched together is spread again within five days; one that is spread stays at 24 h.
-    """
-    ahead = until_slot(connection_id, now=now)
-    # Whichever way takes fewer days: later at two hours a day, or earlier at four.
-    if ahead / LATER <= (DAY - ahead) / SOONER:
-        return DAY + min(ahead, LATER)
-    return DAY - min(DAY - ahead, SOONER)

@@ -1,0 +1,58 @@
+"""The third clock: a grant ends five years after consent whatever is done (Intuit's policy of 2025-11-12).
+
+Intuit says how much is left only if it is asked to, and not always: a window that no longer rolls shows the end, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+NOTICES_DAYS = (1, 7, 30, 90)
+# Seconds left are counted from the answer, so that the same end comes out a little different each time.
+SAME = timedelta(hours=1)
+_BETWEEN_ROTATIONS = timedelta(hours=20)
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """What the row knows of its grant's ends; None is not known.
+
+    Attributes:
+        refresh_expires_at: The end of the rolling window.
+        hard_expires_at: The end of the five years.
+        obtained_at: When the row's token was received.
+        told_days: The last notice that was sent, in days before the end.
+    """
+
+    refresh_expires_at: datetime | None = None
+    hard_expires_at: datetime | None = None
+    obtained_at: datetime | None = None
+    told_days: int | None = None
+
+
+def hard_lifetime(
+    clocks: Clocks, refresh_lifetime: timedelta | None, said: timedelta | None, *, now: datetime, rotated: bool
+) -> timedelta | None:
+    """Return what is known of the grant's end from this answer on; None if it says nothing new.
+
+    Without Intuit's word: a new value, a day later, whose window ends when the old one's did has met the ceiling.
+    """
+    if said is not None or clocks.hard_expires_at is not None or not rotated:
+        return said
+    before, obtained_at = clocks.refresh_expires_at, clocks.obtained_at
+    if refresh_lifetime is None or before is None or obtained_at is None or now - obtained_at < _BETWEEN_ROTATIONS:
+        return None
+    return refresh_lifetime if abs(now + refresh_lifetime - before) <= SAME else None
+
+
+def notice(clocks: Clocks, lifetime: timedelta | None, *, now: datetime) -> int | None:
+    """Return which notice is due, in days before the end, or None: each is sent once."""
+    if lifetime is None:
+        if clocks.hard_expires_at is None:
+            return None
+        lifetime = clocks.hard_expires_at - now
+    due = next((days for days in NOTICES_DAYS if lifetime <= timedelta(days=days)), None)
+    if due is None or (clocks.told_days is not None and clocks.told_days <= due):
+        return None
+    return due
