@@ -80,6 +80,8 @@ class Settings(BaseSettings):
     intuit_apps: Annotated[SecretStr | None, NoDecode] = None
     intuit_token_url: str = TOKEN_URL
     intuit_revoke_url: str = REVOKE_URL
+    intuit_authorize_url: str = AUTHORIZE_URL
+    intuit_redirect_url: str | None = None
     allow_token_url: str | None = None
     refresh_per_minute: int = Field(1200, ge=1, le=10_000_000)
     lease_seconds: float = Field(60, ge=1, le=3600, allow_inf_nan=False)

@@ -1,0 +1,128 @@
+"""Consents and ends by real workers: a host that shares the broker, a person at the simulator's consent page."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+import qbo_refresh
+from qbo_refresh.errors import ConsentFailed, TemporarilyUnavailable, WrongRealm
+from tests.support.people import consent
+from tests.support.processes import PATIENCE_S, eventually
+from tests.system.conftest import assert_without_secrets
+from worker.queues import ADHOC, DISCONNECT, DISCONNECT_HINT, DISPATCH_DUE
+
+if TYPE_CHECKING:
+    import redis
+    from celery import Celery
+
+    from qbo_refresh.authorizing import Connected
+    from tests.support.consents import Consents
+    from tests.support.fleet import Fleet
+    from tests.support.processes import Programs
+
+
+def called_back(connection: int | str, *, realm_id: str = "", label: str | None = None) -> tuple[str, str, str, str]:
+    """Follow a link as a person does, and return what `complete` takes."""
+    session = secrets.token_urlsafe()
+    back = consent(qbo_refresh.authorize_url(connection, session, label=label), realm_id=realm_id)
+    query = {name: values[0] for name, values in parse_qs(urlsplit(back).query).items()}
+    return query["code"], query["state"], query["realmId"], session
+
+
+def connect(connection: int | str, *, realm_id: str = "", label: str | None = None) -> Connected:
+    return qbo_refresh.complete(*called_back(connection, realm_id=realm_id, label=label), timeout=PATIENCE_S)
+
+
+@pytest.mark.usefixtures("consents")
+def test_a_customer_connects_reconnects_and_disconnects(
+    fleet: Fleet, programs: Programs, another_app: Celery, valkey: redis.Redis
+) -> None:
+    programs.ready_worker()
+    first = connect("external:acme-1", label="Acme").connection_id
+    row = fleet.row(first)
+    (state,) = fleet.simulator.states()
+    assert (row.status, row.label, fleet.token(first)) == ("active", "Acme", state.refresh_token)
+
+    fleet.simulator.revoke(state.realm_id)
+    hint: Any = another_app.send_task(DISCONNECT_HINT, args=[first], queue=ADHOC).get(timeout=PATIENCE_S)
+    assert (hint["outcome"], hint["reason"]) == ("suspect", "invalid_grant"), "a first refusal like any other"
+    assert fleet.attempts(first)[-1].trigger == "hint"
+
+    arguments = called_back("external:acme-1", realm_id=state.realm_id)
+    assert qbo_refresh.complete(*arguments, timeout=PATIENCE_S).connection_id == first
+    assert qbo_refresh.complete(*arguments, timeout=1).connection_id == first, "after a crash, with the same arguments"
+    assert fleet.row(first).status == "active"
+    assert fleet.token(first) == fleet.simulator.state(state.realm_id).refresh_token
+
+    with pytest.raises(WrongRealm, match="not 'Acme'"):
+        connect(first)
+    ended: Any = another_app.send_task(DISCONNECT, args=[first], queue=ADHOC).get(timeout=PATIENCE_S)
+    assert ended == {"connection_id": first, "outcome": "disconnected", "reason": None, "revoked": True}
+    assert not fleet.simulator.state(state.realm_id).alive
+    assert fleet.events(first) == ["connection.reconnected", "connection.disconnected", "sync.paused"]
+
+    code, link_state, _, session = arguments
+    everything = programs.output() + "".join(
+        str(valkey.lrange(key, 0, -1)) if valkey.type(key) == "list" else str(valkey.get(key))
+        for key in valkey.scan_iter()
+        if valkey.type(key) in ("list", "string")
+    )
+    assert_without_secrets(everything, fleet.simulator)
+    for secret in (code, link_state, session):
+        assert secret not in everything
+
+
+@pytest.mark.usefixtures("consents")
+def test_a_slow_worker_goes_on_and_the_same_call_hears_of_it(fleet: Fleet, programs: Programs) -> None:
+    programs.ready_worker()
+    frozen = fleet.simulator.fault("freeze", rotate=True, count=1)
+    arguments = called_back("external:acme-1")
+    with pytest.raises(TemporarilyUnavailable) as raised:
+        qbo_refresh.complete(*arguments, timeout=1)
+    assert (raised.value.reason, raised.value.retry_after) == ("in_progress", timedelta(seconds=2))
+    fleet.simulator.clear_fault(frozen)
+    assert qbo_refresh.complete(*arguments, timeout=PATIENCE_S).connection_id
+    assert fleet.simulator.check().calls == 1
+
+
+@pytest.mark.usefixtures("consents")
+def test_a_worker_killed_with_a_code_in_flight_leaves_a_clear_answer(fleet: Fleet, programs: Programs) -> None:
+    dying = programs.ready_worker(variables={"LEASE_SECONDS": "6"})
+    fleet.simulator.fault("freeze", rotate=True, count=1)
+    arguments = called_back("external:acme-1")
+    answers: list[BaseException] = []
+
+    def complete() -> None:
+        try:
+            qbo_refresh.complete(*arguments, timeout=PATIENCE_S)
+        except ConsentFailed as error:
+            answers.append(error)
+
+    waiting = threading.Thread(target=complete)
+    waiting.start()
+    eventually(fleet.simulator.in_flight)
+    dying.kill()
+    fleet.simulator.clear_faults()
+    programs.ready_worker(variables={"LEASE_SECONDS": "6"})
+    waiting.join(PATIENCE_S)
+    (answer,) = answers
+    assert isinstance(answer, ConsentFailed)
+    assert answer.reason == "answer_lost"
+    assert fleet.simulator.check().exchanges == 1
+    assert connect("external:acme-1").connection_id
+
+
+def test_a_callback_whose_message_was_lost_is_taken_up_by_the_sweep(
+    fleet: Fleet, consents: Consents, programs: Programs, another_app: Celery
+) -> None:
+    (connected,) = fleet.connect()
+    consents.accepted(connected.id, connected.realm_id)
+    programs.ready_worker()
+    another_app.send_task(DISPATCH_DUE, queue=ADHOC, ignore_result=True)
+    eventually(lambda: fleet.row(connected.id).grant_number == 2)
