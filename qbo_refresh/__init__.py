@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qbo_refresh.access import access_token, ensure_syncable, events, reject, with_access_token
     from qbo_refresh.configuration import configure
     from qbo_refresh.errors import (
         ConfigurationError,
@@ -20,19 +21,47 @@ if TYPE_CHECKING:
         UnknownConnection,
         WrongRealm,
     )
+    from qbo_refresh.outbox import OutboxEvent
+    from qbo_refresh.sync_task import SyncTask
+    from qbo_refresh.tokens import AccessToken
+
+# Where each name is at home.
+_HOMES = {
+    "access": ("access_token", "ensure_syncable", "events", "reject", "with_access_token"),
+    "configuration": ("configure",),
+    "errors": (
+        "ConfigurationError",
+        "QboRefreshError",
+        "SyncPaused",
+        "TemporarilyUnavailable",
+        "TokenRejected",
+        "UnknownConnection",
+        "WrongRealm",
+    ),
+    "outbox": ("OutboxEvent",),
+    "sync_task": ("SyncTask",),
+    "tokens": ("AccessToken",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AccessToken",
     "ConfigurationError",
+    "OutboxEvent",
     "QboRefreshError",
     "SyncPaused",
+    "SyncTask",
     "TemporarilyUnavailable",
     "TokenRejected",
     "UnknownConnection",
     "WrongRealm",
+    "access_token",
     "configure",
+    "ensure_syncable",
+    "events",
+    "reject",
+    "with_access_token",
 ]
-
-_HOME = {"configure": "configuration"} | {name: "errors" for name in __all__ if name[0].isupper()}
 
 
 def __getattr__(name: str) -> Any:
