@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qbo_refresh.access import access_token, ensure_syncable, events, reject, with_access_token
     from qbo_refresh.authorizing import Connected, authorize_url, complete
     from qbo_refresh.configuration import configure
     from qbo_refresh.errors import (
@@ -23,25 +24,55 @@ if TYPE_CHECKING:
         UnknownConnection,
         WrongRealm,
     )
+    from qbo_refresh.outbox import OutboxEvent
+    from qbo_refresh.sync_task import SyncTask
+    from qbo_refresh.tokens import AccessToken
+
+# Where each name is at home.
+_HOMES = {
+    "access": ("access_token", "ensure_syncable", "events", "reject", "with_access_token"),
+    "authorizing": ("Connected", "authorize_url", "complete"),
+    "configuration": ("configure",),
+    "errors": (
+        "ConfigurationError",
+        "ConsentFailed",
+        "InvalidState",
+        "QboRefreshError",
+        "SyncPaused",
+        "TemporarilyUnavailable",
+        "TokenRejected",
+        "UnknownConnection",
+        "WrongRealm",
+    ),
+    "outbox": ("OutboxEvent",),
+    "sync_task": ("SyncTask",),
+    "tokens": ("AccessToken",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AccessToken",
     "ConfigurationError",
     "Connected",
     "ConsentFailed",
     "InvalidState",
+    "OutboxEvent",
     "QboRefreshError",
     "SyncPaused",
+    "SyncTask",
     "TemporarilyUnavailable",
     "TokenRejected",
     "UnknownConnection",
     "WrongRealm",
+    "access_token",
     "authorize_url",
     "complete",
     "configure",
+    "ensure_syncable",
+    "events",
+    "reject",
+    "with_access_token",
 ]
-
-_HOME = {name: "errors" for name in __all__ if name[0].isupper()}
-_HOME |= {"configure": "configuration"} | dict.fromkeys(("Connected", "authorize_url", "complete"), "authorizing")
 
 
 def __getattr__(name: str) -> Any:

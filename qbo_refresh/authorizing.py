@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import hashlib
 import hmac
 import re
@@ -18,10 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from celery import Celery, current_app
-from kombu.exceptions import OperationalError
-
-from qbo_refresh import configuration
+from qbo_refresh import broker, configuration
 from qbo_refresh.database import Database, DatabaseAway, database
 from qbo_refresh.errors import (
     ConfigurationError,
@@ -36,6 +32,8 @@ from qbo_refresh.secret import Secret
 from qbo_refresh.status import Authorized
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from qbo_refresh.configuration import Configuration
 
 SCOPE = "com.intuit.quickbooks.accounting"
@@ -164,7 +162,8 @@ def complete(code: str, state: str, realm_id: str, session_nonce: str, *, timeou
         InvalidState: The state was forged, is expired, was used, or is of another session.
         WrongRealm: Another company was chosen; nothing was stored.
         ConsentFailed: Intuit refused the code, or its answer was lost: the person starts again from the link.
-        TemporarilyUnavailable: The worker has not finished in time; it goes on.
+        TemporarilyUnavailable: The worker has not finished in time, and goes on; or PostgreSQL is away.
+        ConfigurationError: There is no Celery app to ask the worker with.
     """
     try:
         authorization_id = accept(configuration.current(), code, state, realm_id, session_nonce)
@@ -353,25 +352,25 @@ def outcome(db: Database, authorization_id: int) -> tuple[Connected | None, str]
 
 
 def _wait(db: Database, authorization_id: int, *, until: float) -> Connected:
-    pause, ask_at = _FIRST_PAUSE_S, time.monotonic()
+    app = broker.app()
+    pause, ask_at, is_broker_away = _FIRST_PAUSE_S, time.monotonic(), False
     while True:
         found, why = outcome(db, authorization_id)
         if found is not None:
             return found
         if time.monotonic() >= until:
-            raise TemporarilyUnavailable(why, _RETRY_AFTER_S)
+            raise TemporarilyUnavailable("broker_unavailable" if is_broker_away else why, _RETRY_AFTER_S)
         if time.monotonic() >= ask_at:
-            _ask(authorization_id)
+            is_broker_away = not _ask(app, authorization_id)
             ask_at = time.monotonic() + _ASK_AGAIN_S
-        time.sleep(min(pause, max(0.0, until - time.monotonic())))
+        time.sleep(max(0.0, min(pause, until - time.monotonic())))
         pause = min(pause * 1.5, _LONGEST_PAUSE_S)
 
 
-def _ask(authorization_id: int) -> None:
-    """Ask the worker for the exchange. If the broker is away, the next sweep finds the row."""
-    config = configuration.current()
-    app = config.app or (Celery(broker=config.broker_url.reveal(), set_as_current=False) if config.broker_url else None)
-    with contextlib.suppress(OperationalError):
-        (app or current_app).send_task(
-            "worker.tasks.exchange", args=[authorization_id], queue="qbo.adhoc", retry=False, ignore_result=True
-        )
+def _ask(app: Celery, authorization_id: int) -> bool:
+    """Ask the worker for the exchange; False if the broker is away: then the next sweep finds the row."""
+    try:
+        broker.send(app, broker.EXCHANGE, authorization_id)
+    except Exception:  # noqa: BLE001  # each transport has its own, and none is more than "not sent"
+        return False
+    return True

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tests.support.consents import Consents
     from tests.support.fleet import Connected, Fleet
     from worker.consent import Exchanged
+    from worker.embedded import Servers
     from worker.refresh import Result
     from worker.runtime import Runtime
 
@@ -375,3 +376,79 @@ def test_row_21_what_is_in_flight_is_not_deleted_and_nothing_is_left_after_it(
     delete(second.ender, second.escrow, connected.id, keep_grant=False)
     assert not fleet.state(connected).alive
     assert fleet.db.execute("SELECT count(*) AS n FROM qbo.connections").one().n == 0
+
+
+def test_row_21_a_consent_given_up_and_then_disconnected_is_not_revived_by_a_worker_that_wakes(
+    fleet: Fleet, consents: Consents, worker: Runtime, second: Runtime
+) -> None:
+    # Fails if a disconnect ends only the consents that are not finished: seen.
+    (connected,) = fleet.connect()
+    authorization_id = consents.accepted(connected.id, connected.realm_id)
+
+    def others_end_it() -> None:
+        fleet.let_pass(LEASE)
+        assert exchange(second.exchanger, authorization_id).outcome is Authorized.LOST
+        assert disconnect(second.ender, connected.id).outcome is Ending.DISCONNECTED
+
+    slow = replace(worker.exchanger, refresher=with_seam(worker.refresher, "intuit", "exchange", after=others_end_it))
+    assert exchange(slow, authorization_id).reason == "disconnected"
+    assert fleet.row(connected.id).status == "disconnected"
+    revoke_due(second.ender)
+    assert (fleet.state(connected).alive, revocations(fleet)) == (False, 0)
+
+
+def test_row_21_a_refresh_that_dies_with_the_token_of_an_ended_connection_leaves_it_to_be_revoked(
+    fleet: Fleet, worker: Runtime, second: Runtime
+) -> None:
+    # Fails without the row that `_save_fully` adds: seen.
+    (connected,) = fleet.connect()
+
+    def end_it() -> None:
+        disconnect(second.ender, connected.id)
+        fleet.db.execute("DELETE FROM qbo.revocations")  # as if they had been told already
+
+    by = with_seam(with_seam(worker.refresher, "intuit", "refresh", after=end_it), "store", "save", after=killed)
+    with pytest.raises(Killed):
+        refresh(by, connected.id, trigger=Trigger.SWEEP)
+    assert fleet.state(connected).alive
+    fleet.let_pass(LEASE)
+    assert revoke_due(second.ender) == 1
+    assert not fleet.state(connected).alive
+
+
+def test_row_4_a_consent_is_not_given_up_while_the_escrow_is_away(
+    fleet: Fleet, consents: Consents, worker: Runtime, second: Runtime, session_servers: Servers
+) -> None:
+    # Fails if an escrow that does not answer counts as an empty one: seen.
+    (connected,) = fleet.connect()
+    authorization_id = consents.accepted(connected.id, connected.realm_id)
+    with pytest.raises(Killed):
+        exchange(dying(worker, "escrow", "put", "after"), authorization_id)
+    fleet.let_pass(LEASE)
+    session_servers.stop_valkey()
+    try:
+        waiting = exchange(second.exchanger, authorization_id)
+    finally:
+        session_servers.start_valkey()
+    assert (waiting.outcome, waiting.reason) == (None, "escrow_unavailable")
+    fleet.let_pass(timedelta(minutes=2))
+    assert exchange(second.exchanger, authorization_id).outcome is Authorized.CONNECTED
+    assert fleet.holds_the_live_token(connected)
+
+
+def test_row_23_a_grant_received_while_postgresql_is_away_is_saved_when_it_is_back(
+    fleet: Fleet, consents: Consents, worker: Runtime, session_servers: Servers
+) -> None:
+    (connected,) = fleet.connect()
+    authorization_id = consents.accepted(connected.id, connected.realm_id)
+    by = replace(
+        worker.exchanger,
+        refresher=with_seam(worker.refresher, "intuit", "exchange", after=session_servers.stop_postgres),
+    )
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(exchange, by, authorization_id)
+        wait_until(lambda: worker.db.is_struggling)
+        session_servers.start_postgres()
+        assert done.result().outcome is Authorized.CONNECTED
+    fleet.db.drop_connection()
+    assert fleet.holds_the_live_token(connected)

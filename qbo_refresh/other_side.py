@@ -1,0 +1,155 @@
+"""What the calls of a host need of the worker's side: the rows to read, and the one message to send.
+
+`here()` returns the real one, on PostgreSQL and the broker, or the fake that a host's tests have put in its place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qbo_refresh import configuration, outbox
+from qbo_refresh.database import database
+from qbo_refresh.errors import ConfigurationError, UnknownConnection
+from qbo_refresh.secret import Secret
+from qbo_refresh.standing import Standing
+from qbo_refresh.status import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from qbo_refresh.outbox import OutboxEvent
+    from qbo_refresh.sealing import Keyring
+
+_READ = """
+SELECT c.id, a.environment, c.status, c.grant_number, c.token_version, c.realm_id, c.access_token, c.access_expires_at,
+       c.access_expires_at - now() AS left, now() - c.token_obtained_at AS since_refresh,
+       GREATEST(c.not_before, a.throttled_until) - now() AS pause,
+       CASE WHEN a.throttled_until > COALESCE(c.not_before, '-infinity') THEN 'throttled'
+            WHEN c.status = 'suspect' THEN 'suspect' ELSE COALESCE(c.last_reason, 'paused') END AS pause_reason,
+       c.frozen OR COALESCE(g.frozen, false) AS frozen,
+       CASE WHEN c.leased_until > now() THEN c.lease_id END AS lease_id,
+       now() - c.attempt_began_at AS since_attempt, c.attempt_began_at,
+       ARRAY(SELECT h.reason FROM qbo.sync_holds h WHERE h.connection_id = c.id ORDER BY 1) AS holds
+FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id LEFT JOIN qbo.control g ON true
+WHERE {name} LIMIT 2
+"""
+_BY_ID = _READ.format(name="c.id = %(name)s")
+_BY_EXTERNAL_ID = _READ.format(
+    name="c.id = (SELECT x.connection_id FROM qbo.external_ids x WHERE x.external_id = %(name)s)"
+)
+_BY_REALM = _READ.format(name="c.realm_hash = %(name)s")
+_LARGEST_ID = 2**63 - 1
+
+_COUNT_MISSED = """
+INSERT INTO qbo.missed_runs AS m (connection_id, runs)
+SELECT c.id, 1 FROM qbo.connections c WHERE c.id = %(id)s
+ON CONFLICT (connection_id) DO UPDATE SET runs = m.runs + 1
+"""
+
+
+class OtherSide(Protocol):
+    """What the calls need of the worker's side."""
+
+    @property
+    def keyring(self) -> Keyring:
+        """The keys of access tokens and realm ids."""
+
+    def read(self, connection: int | str) -> Standing:
+        """Return how a connection stands; raises UnknownConnection, DatabaseAway."""
+
+    def asker(self) -> Callable[[int, float | None], None]:
+        """Return what asks for a refresh (connection id, min_ttl in seconds); it may be called in another thread."""
+
+    def count_missed(self, connection_id: int) -> None:
+        """Note that a run of the connection's syncs was skipped."""
+
+    def events(self, after: int, limit: int) -> Sequence[OutboxEvent]:
+        """Return what happened after an event, oldest first."""
+
+
+class _Real:
+    """PostgreSQL and the broker."""
+
+    @property
+    def keyring(self) -> Keyring:
+        return configuration.current().keyring
+
+    def read(self, connection: int | str) -> Standing:
+        statement, value, shown = _name(connection)
+        rows = database().rows(statement, {"name": value})
+        if not rows:
+            raise UnknownConnection(f"No connection has {shown}.")
+        if len(rows) > 1:
+            ids = ", ".join(str(row.id) for row in rows)
+            raise UnknownConnection(f"Several connections have {shown} (among them {ids}): use the number of one.")
+        return _standing(rows[0])
+
+    def asker(self) -> Callable[[int, float | None], None]:
+        from qbo_refresh import broker  # noqa: PLC0415  # Celery is imported by who needs it
+
+        return broker.asker()
+
+    def count_missed(self, connection_id: int) -> None:
+        database().rows(_COUNT_MISSED, {"id": connection_id})
+
+    def events(self, after: int, limit: int) -> Sequence[OutboxEvent]:
+        return outbox.read(after, limit)
+
+
+def _name(connection: int | str) -> tuple[str, Any, str]:
+    """Return statement, value and words for a connection's name."""
+    if isinstance(connection, int) and not isinstance(connection, bool):
+        return _BY_ID, min(connection, _LARGEST_ID), f"the id {connection}"
+    if isinstance(connection, str):
+        kind, _, value = connection.partition(":")
+        if connection.isascii() and connection.isdigit():
+            return _BY_ID, min(int(connection), _LARGEST_ID), f"the id {connection}"
+        if kind == "external" and value:
+            return _BY_EXTERNAL_ID, value, f"the external id {value!r}"
+        if kind == "realm" and value:
+            return _BY_REALM, _realm_hash(value), "this realm id"
+    raise UnknownConnection("That is no name of a connection: use 7, external:acme-1 or realm:….")
+
+
+def _realm_hash(realm_id: str) -> bytes:
+    lookup = configuration.current().lookup
+    if lookup is None:
+        raise ConfigurationError("LOOKUP_KEY is not set: without it no connection is found by its realm id.")
+    return lookup.realm_hash(Secret(realm_id))
+
+
+def _standing(row: Any) -> Standing:
+    return Standing(
+        connection_id=row.id,
+        environment=row.environment,
+        status=Status(row.status),
+        grant_number=row.grant_number,
+        version=row.token_version,
+        realm_id=row.realm_id,
+        access_token=row.access_token,
+        expires_at=row.access_expires_at,
+        left=row.left,
+        since_refresh=row.since_refresh,
+        pause=row.pause,
+        pause_reason=row.pause_reason,
+        frozen=row.frozen,
+        lease_id=row.lease_id,
+        since_attempt=row.since_attempt,
+        attempt_began_at=row.attempt_began_at,
+        holds=tuple(row.holds),
+    )
+
+
+_REAL = _Real()
+_fake: OtherSide | None = None
+
+
+def here() -> OtherSide:
+    """Return the worker's side as this process reaches it."""
+    return _fake or _REAL
+
+
+def put_in_place(fake: Any) -> None:
+    """Have every call of this process work on a fake (`qbo_refresh.testing`); None for the real side again."""
+    global _fake  # noqa: PLW0603  # one for the process, by design
+    _fake = fake
