@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
 from intuit_simulator import fingerprint
 from qbo_refresh import authorizing, database
 from qbo_refresh.errors import ConsentFailed
+from qbo_refresh.secret import Secret
 from qbo_refresh.status import Authorized, Ending, Outcome
 from tests.support.seams import Killed, killed, with_seam
 from tests.support.waiting import wait_until
@@ -19,6 +22,7 @@ from worker.attempt import Trigger
 from worker.ending import NotDeleted, delete, disconnect, revoke_due
 from worker.exchange import Exchanger, exchange
 from worker.refresh import refresh
+from worker.store import authorizations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -452,3 +456,41 @@ def test_row_23_a_grant_received_while_postgresql_is_away_is_saved_when_it_is_ba
         assert done.result().outcome is Authorized.CONNECTED
     fleet.db.drop_connection()
     assert fleet.holds_the_live_token(connected)
+
+
+def test_row_21_two_companies_under_one_new_name_at_once_leave_the_name_to_the_first(
+    fleet: Fleet, consents: Consents, worker: Runtime, second: Runtime
+) -> None:
+    # Fails without `_is_another` in `install`: seen. The grant that is not stored is not revoked either.
+    first, other = (consents.consent("external:acme-1") for _ in range(2))
+    other_id = consents.accept(other)
+
+    def others_are_faster() -> None:
+        assert exchange(second.exchanger, other_id).outcome is Authorized.CONNECTED
+
+    slow = replace(
+        worker.exchanger, refresher=with_seam(worker.refresher, "intuit", "exchange", after=others_are_faster)
+    )
+    result = exchange(slow, consents.accept(first))
+    assert (result.outcome, result.reason) == (Authorized.REFUSED, "wrong_realm")
+    assert fleet.db.execute("SELECT count(*) AS n FROM qbo.connections").one().n == 1
+    assert [fleet.simulator.state(each.realm_id).alive for each in (first, other)] == [True, True]
+    assert revocations(fleet) == 0
+
+
+def test_row_21_two_claims_of_one_company_take_turns(fleet: Fleet, consents: Consents, worker: Runtime) -> None:
+    # Fails without the lock by the realm's hash: seen, both are leased.
+    (connected,) = fleet.connect()
+    first, other = (consents.accepted(connected.id, connected.realm_id) for _ in range(2))
+    realm_hash = fleet.lookup.realm_hash(Secret(connected.realm_id))
+    mine = {"id": first, "lease": uuid4(), "lasts": LEASE, "realm_hash": realm_hash}
+    called = worker.exchanger.store.callback(other)
+    assert called is not None
+    with ThreadPoolExecutor(1) as pool:
+        with fleet.db.transaction():
+            fleet.db.execute(authorizations._LOCK_REALM, mine)  # noqa: SLF001  # the two statements, a moment apart
+            assert fleet.db.execute(authorizations._CLAIM, mine).one_or_none() is not None  # noqa: SLF001  # as above
+            waiting = pool.submit(worker.exchanger.store.claim, called, lease_id=uuid4(), realm_hash=realm_hash)
+            with pytest.raises(FutureTimeout):
+                waiting.result(0.5)
+        assert waiting.result() is None
