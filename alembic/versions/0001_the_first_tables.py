@@ -174,23 +174,22 @@ CREATE TABLE external_ids (
 CREATE INDEX external_ids_connection_id_idx ON external_ids (connection_id);
 """
 
-# Which cluster this is and on which timeline, for every claim. As functions of ours, because a managed service may
-# not let an ordinary role, or anybody, ask: what is NULL then is not compared. The timeline is that of the WAL that is
-# being written now; pg_control has the last checkpoint's, which a promotion leaves behind for minutes.
+# Which cluster this is and on which timeline, for every claim. As functions of ours, because a managed service may not
+# let an ordinary role, or anybody, ask, and says so in its own way: what is NULL is not compared. The timeline is that of
+# the WAL that is being written now; pg_control has the last checkpoint's, which a promotion leaves behind for minutes.
 _IDENTITY = """
 CREATE FUNCTION system_identifier() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog
 AS $$
 BEGIN
     RETURN (SELECT c.system_identifier::text FROM pg_control_system() c);
-EXCEPTION WHEN insufficient_privilege OR undefined_function OR feature_not_supported THEN
+EXCEPTION WHEN OTHERS THEN
     RETURN NULL;
 END $$;
 CREATE FUNCTION timeline() RETURNS integer LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog
 AS $$
 BEGIN
     RETURN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer;
-EXCEPTION WHEN insufficient_privilege OR undefined_function OR feature_not_supported
-    OR object_not_in_prerequisite_state THEN
+EXCEPTION WHEN OTHERS THEN
     RETURN NULL;
 END $$;
 """
