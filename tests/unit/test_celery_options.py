@@ -103,7 +103,7 @@ def test_the_sweep_follows_the_configured_period(app: Celery) -> None:
 
 
 def test_no_task_retries_by_itself_or_is_dropped_by_a_clock(tasks: dict[str, Any]) -> None:
-    assert {"worker.tasks.refresh_connection", "worker.tasks.refresh_due", "worker.tasks.dispatch_due"} <= set(tasks)
+    assert {queues.REFRESH_CONNECTION, queues.REFRESH_DUE, queues.DISPATCH_DUE, queues.DELIVER_EVENTS} <= set(tasks)
     for task in tasks.values():
         assert not hasattr(task, "autoretry_for") or not task.autoretry_for
         assert task.expires is None
@@ -113,6 +113,7 @@ def test_no_task_retries_by_itself_or_is_dropped_by_a_clock(tasks: dict[str, Any
 def test_sweep_messages_keep_no_result(tasks: dict[str, Any]) -> None:
     assert tasks["worker.tasks.refresh_due"].ignore_result
     assert tasks["worker.tasks.dispatch_due"].ignore_result
+    assert tasks["worker.tasks.deliver_events"].ignore_result
     assert not tasks["worker.tasks.refresh_connection"].ignore_result
 
 
