@@ -76,7 +76,7 @@ def reach(
 
         yield send
     finally:
-        with contextlib.suppress(*_errors(connection)):
+        with contextlib.suppress(BrokerTrouble), _in_words(connection):
             connection.release()
 
 
@@ -96,10 +96,6 @@ def _publish(
     )
 
 
-def _errors(connection: kombu.Connection) -> tuple[type[BaseException], ...]:
-    return (*_unreachable(connection), *connection.channel_errors)
-
-
 def _unreachable(connection: kombu.Connection) -> tuple[type[BaseException], ...]:
     return (OSError, OperationalError, *connection.connection_errors)
 
@@ -113,5 +109,6 @@ def _in_words(connection: kombu.Connection) -> Iterator[None]:
         raise BrokerTrouble("no_such_queue") from error
     except _unreachable(connection) as error:
         raise BrokerTrouble("unreachable") from error
-    except tuple(connection.channel_errors) as error:
+    except Exception as error:
+        # A transport may raise what it does not list: py-amqp's MessageNacked of a full queue, boto's own errors.
         raise BrokerTrouble("refused") from error
