@@ -42,7 +42,9 @@ def hold(*, connection: str | None, label: str | None, note: str | None, as_json
     if as_json:
         print_json({"changed": held.changed, "hold": "operator", "stands": True})
     else:
-        click.echo(f"The syncs of {_several(held.changed)} held." if held.changed else "Nothing changed: held already.")
+        click.echo(
+            f"The syncs of {_several(held.changed)} are held." if held.changed else "Nothing changed: held already."
+        )
 
 
 @click.command()
@@ -58,11 +60,11 @@ def resume(*, connection: str | None, label: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"changed": held.changed, "hold": "operator", "stands": False, "still_held": held.still_held})
         return
-    lifted = f"Lifted from {_several(held.changed, verb=False)}." if held.changed else "Nothing changed: no such hold."
+    lifted = f"Lifted from {_several(held.changed)}." if held.changed else "Nothing changed: no such hold."
     click.echo(lifted)
     if held.still_held:
         click.echo(
-            f"The syncs of {_several(held.still_held)} still held, for another reason (`qbo-refresh list --held`)."
+            f"The syncs of {_several(held.still_held)} are still held, for another reason (`qbo-refresh list --held`)."
         )
 
 
@@ -76,7 +78,5 @@ def _named(db: Database, config: Settings, connection: str | None, label: str | 
     return fleet.ids_with_label(db, label)
 
 
-def _several(number: int, *, verb: bool = True) -> str:
-    if number == 1:
-        return "1 connection is" if verb else "1 connection"
-    return f"{number} connections are" if verb else f"{number} connections"
+def _several(number: int) -> str:
+    return "1 connection" if number == 1 else f"{number} connections"
