@@ -37,7 +37,7 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
 
 _TABLES = ["external_ids", "outbox", "sync_holds", "candidates", "refresh_attempts", "connections", "app_blocks"]
-_TABLES += ["apps", "control"]
+_TABLES += ["apps", "control", "event_delivery", "missed_runs"]
 # For the few rows of a test ten times as fast as TRUNCATE.
 _EMPTY = ";".join(
     ["SET search_path TO qbo", *(f"DELETE FROM {table}" for table in _TABLES), "INSERT INTO control DEFAULT VALUES"]  # noqa: S608  # constants

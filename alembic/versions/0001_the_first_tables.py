@@ -160,10 +160,29 @@ CREATE TABLE outbox (
     payload jsonb NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),
     delivered_at timestamptz,
+    delivered_to text,
+    resent_at timestamptz,
     CONSTRAINT outbox_pkey PRIMARY KEY (id),
     CONSTRAINT outbox_connection_id_sequence_key UNIQUE (connection_id, sequence)
 );
 CREATE INDEX outbox_undelivered_idx ON outbox (id) WHERE delivered_at IS NULL;
+
+CREATE TABLE event_delivery (
+    one_row boolean NOT NULL DEFAULT true CONSTRAINT event_delivery_one_row_check CHECK (one_row),
+    lease_id uuid,
+    leased_until timestamptz,
+    failures integer NOT NULL DEFAULT 0,
+    not_before timestamptz,
+    CONSTRAINT event_delivery_pkey PRIMARY KEY (one_row)
+);
+
+CREATE TABLE missed_runs (
+    connection_id bigint NOT NULL
+        CONSTRAINT missed_runs_connection_id_fkey REFERENCES connections ON DELETE CASCADE,
+    runs bigint NOT NULL,
+    since timestamptz NOT NULL,
+    CONSTRAINT missed_runs_pkey PRIMARY KEY (connection_id)
+);
 
 CREATE TABLE external_ids (
     external_id text NOT NULL,
@@ -175,8 +194,8 @@ CREATE INDEX external_ids_connection_id_idx ON external_ids (connection_id);
 """
 
 # Which cluster this is and on which timeline, for every claim. As functions of ours, because a managed service may not
-# let an ordinary role, or anybody, ask, and says so in its own way: what is NULL is not compared. The timeline is that of
-# the WAL that is being written now; pg_control has the last checkpoint's, which a promotion leaves behind for minutes.
+# let an ordinary role, or anybody, ask, and says so in its own way: what is NULL is not compared. The timeline is that
+# of the WAL being written now; pg_control has the last checkpoint's, which a promotion leaves behind for minutes.
 _IDENTITY = """
 CREATE FUNCTION system_identifier() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog
 AS $$
@@ -220,7 +239,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop them: only for a database that was made by mistake, for the tokens are gone with them."""
     op.execute(
-        "DROP TABLE external_ids, outbox, sync_holds, candidates, refresh_attempts, connections, app_blocks, apps,"
-        " control"
+        "DROP TABLE external_ids, missed_runs, event_delivery, outbox, sync_holds, candidates, refresh_attempts,"
+        " connections, app_blocks, apps, control"
     )
     op.execute("DROP FUNCTION token_version_only_grows(), system_identifier(), timeline()")

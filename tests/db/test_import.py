@@ -414,7 +414,7 @@ def test_a_newer_token_that_no_attempt_of_ours_received_was_written_elsewhere(
     refresher: Refresher,
     frozen: bool,  # noqa: FBT001  # a row of the table above
 ) -> None:
-    # Told once for a grant that we refresh; before a cut-over, while it is frozen, the other writer is the rightful one.
+    # Told once for a grant that we refresh; while it is frozen, before a cut-over, the other writer is in his right.
     first, second = fleet.connect(2)
     refresh(refresher, first.id, trigger=Trigger.SWEEP)
     fleet.update(None, "frozen = %(frozen)s", frozen=frozen)

@@ -57,6 +57,8 @@ _MOMENTS = {
     "control": ["epoch_since", "thawed_at", "stalled_since"],
     "refresh_attempts": ["began_at"],
     "candidates": ["received_at", "tried_at"],
+    "outbox": ["created_at", "delivered_at", "resent_at"],
+    "event_delivery": ["leased_until", "not_before"],
 }
 
 
