@@ -2,7 +2,7 @@
 
     app.conf.beat_schedule.update(beat_schedule.BEAT_SCHEDULE)
 
-The seconds are those of SWEEP_SECONDS when `worker.app` runs the beat.
+The seconds between two sweeps are those of SWEEP_SECONDS when `worker.app` runs the beat.
 """
 
 BEAT_SCHEDULE = {
@@ -11,5 +11,10 @@ BEAT_SCHEDULE = {
         "schedule": 60.0,
         # Not behind a backlog of refreshes, or a sweep could not tell how long that is.
         "options": {"queue": "qbo.adhoc"},
+    },
+    "deliver-events": {
+        "task": "worker.tasks.deliver_events",
+        "schedule": 10.0,
+        "options": {"queue": "qbo.events"},
     },
 }

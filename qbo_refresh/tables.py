@@ -236,9 +236,25 @@ outbox = sa.Table(
     sa.Column("type", sa.Text, nullable=False),
     sa.Column("payload", JSONB, nullable=False, server_default="{}"),
     sa.Column("created_at", _when, nullable=False, server_default=sa.func.now()),
+    # When it was in the host's broker, and for which task; a time without one: no EVENT_TASK, left to those who poll.
     sa.Column("delivered_at", _when),
+    sa.Column("delivered_to", sa.Text),
+    # When somebody last asked for it to be sent again.
+    sa.Column("resent_at", _when),
     sa.UniqueConstraint("connection_id", "sequence"),
     sa.Index("outbox_undelivered_idx", "id", postgresql_where=sa.text("delivered_at IS NULL")),
+)
+
+event_delivery = sa.Table(
+    "event_delivery",
+    metadata,
+    # One row, made by the first delivery: one deliverer at a time, and how long all of them wait for the host's broker.
+    sa.Column("one_row", sa.Boolean, primary_key=True, server_default=sa.true()),
+    sa.Column("lease_id", sa.Uuid),
+    sa.Column("leased_until", _when),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("not_before", _when),
+    sa.CheckConstraint("one_row", name="one_row"),
 )
 
 external_ids = sa.Table(

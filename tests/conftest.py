@@ -50,7 +50,7 @@ _TABLES = [
     "connections",
     "app_blocks",
 ]
-_TABLES += ["apps", "control"]
+_TABLES += ["apps", "control", "event_delivery"]
 # For the few rows of a test ten times as fast as TRUNCATE.
 _EMPTY = ";".join(
     ["SET search_path TO qbo", *(f"DELETE FROM {table}" for table in _TABLES), "INSERT INTO control DEFAULT VALUES"]  # noqa: S608  # constants

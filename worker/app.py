@@ -17,6 +17,7 @@ from worker.grouped_events import GroupedEvents
 def _schedule(sweep_seconds: float) -> dict[str, dict[str, object]]:
     schedule: dict[str, dict[str, object]] = copy.deepcopy(BEAT_SCHEDULE)
     schedule["dispatch-due"]["schedule"] = sweep_seconds
+    schedule["deliver-events"]["schedule"] = min(10.0, sweep_seconds)
     return schedule
 
 
@@ -54,7 +55,7 @@ def make(config: settings.Settings) -> Celery:
         beat_schedule=_schedule(config.sweep_seconds),
         # In memory: a beat that starts late or twice is harmless, and no file is needed.
         beat_scheduler="celery.beat:Scheduler",
-        beat_max_loop_interval=min(60.0, config.sweep_seconds),
+        beat_max_loop_interval=min(10.0, config.sweep_seconds),
         timezone="UTC",
         enable_utc=True,
     )

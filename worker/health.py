@@ -32,6 +32,7 @@ class Health:
         keys: App id → the hashes of the client secrets that this process has; None if its settings have no keys.
         queue_lengths: Messages that wait, by queue; None if Redis is away (`redis_trouble` says why).
         sweep: The time between two sweeps.
+        delivers: EVENT_TASK is set: events do not just wait for those who poll.
     """
 
     control: Control
@@ -41,6 +42,7 @@ class Health:
     queue_lengths: Mapping[str, int] | None
     redis_trouble: str | None
     sweep: timedelta
+    delivers: bool = True
 
     def count(self, what: Callable[[Total], int]) -> int:
         """Return a number of the totals, over all of them."""
@@ -75,6 +77,7 @@ def take(db: Database, config: Settings) -> Health:
         queue_lengths=lengths,
         redis_trouble=trouble,
         sweep=timedelta(seconds=config.sweep_seconds),
+        delivers=config.event_task is not None,
     )
 
 
@@ -124,9 +127,12 @@ def _control_problems(health: Health) -> Iterable[str]:
     control = health.control
     if control.frozen:
         yield f"Everything is frozen ({control.frozen_reason or 'no reason given'}): `qbo-refresh thaw --all` ends it."
-    if control.undelivered_since is not None and control.at - control.undelivered_since > UNDELIVERED:
-        since = control.at - control.undelivered_since
-        yield f"Events have been waiting for delivery for {_minutes(since)}: is EVENT_BROKER_URL's broker running?"
+    waiting = control.at - control.undelivered_since if control.undelivered_since and health.delivers else timedelta(0)
+    if waiting > UNDELIVERED:
+        yield (
+            f"Events have been waiting for delivery for {_minutes(waiting)}: is EVENT_BROKER_URL's broker running,"
+            " and a worker for qbo.events? `qbo-refresh events --undelivered` shows them."
+        )
 
 
 def _app_problems(health: Health) -> Iterable[str]:

@@ -61,7 +61,8 @@ def _prepare(**_: Any) -> None:
         _leave(f"PostgreSQL at DATABASE_URL refuses to work ({type(error.orig).__name__}, SQLSTATE {sqlstate(error)}).")
     # The threads, or the children, that do the work open connections of their own.
     _here.close()
-    watching.start(_here.db, _here.keys, sweep_every=timedelta(seconds=_here.settings.sweep_seconds))
+    config = _here.settings
+    watching.start(_here.db, _here.keys, pace=config.pace, sweep_every=timedelta(seconds=config.sweep_seconds))
 
 
 def _build() -> Runtime:

@@ -92,6 +92,7 @@ def build(config: Settings) -> Runtime:
         NotMigrated: Its tables are missing or older than this code.
     """
     endpoint, keyring, lookup, configured = config.endpoint(), config.keyring(), config.lookup(), config.apps()
+    config.event_target()  # said at the start, and not by the first event
     escrow = RedisEscrow(config.redis())
     db = Database(config.database(), schema=config.database_schema)
     stop = Stop(db)

@@ -15,6 +15,7 @@ from pydantic import AliasChoices, AliasGenerator, Field, SecretStr, ValidationE
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from qbo_refresh.errors import QboRefreshError
+from qbo_refresh.event_message import EXTERNAL_ID
 from qbo_refresh.sealing import Keyring, Lookup
 from qbo_refresh.secret import Secret
 from worker import reaching
@@ -54,6 +55,15 @@ def _names(field: str) -> AliasChoices:
     return AliasChoices(f"QBO_{field.upper()}", field.upper())
 
 
+@dataclass(frozen=True, slots=True)
+class EventTarget:
+    """Where the host's task for events is called: its name, its queue, and its broker's URL for kombu."""
+
+    task: str
+    queue: str
+    broker_url: Secret
+
+
 class Settings(BaseSettings):
     """What the environment says. Each name is read with the prefix `QBO_` too, which wins."""
 
@@ -83,6 +93,10 @@ class Settings(BaseSettings):
     intuit_authorize_url: str = AUTHORIZE_URL
     intuit_redirect_url: str | None = None
     allow_token_url: str | None = None
+    reconnect_url: str | None = None
+    event_task: str | None = None
+    event_queue: str = Field("celery", min_length=1, max_length=255)
+    event_broker_url: SecretStr | None = None
     refresh_per_minute: int = Field(1200, ge=1, le=10_000_000)
     lease_seconds: float = Field(60, ge=1, le=3600, allow_inf_nan=False)
     confirm_after_seconds: float = Field(900, ge=0, le=30 * 86400, allow_inf_nan=False)
@@ -97,6 +111,13 @@ class Settings(BaseSettings):
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("reconnect_url")
+    @classmethod
+    def _template(cls, value: str | None) -> str | None:
+        if value is None or (value.startswith(("https://", "http://")) and EXTERNAL_ID in value):
+            return value
+        raise ValueError(f"it must be a URL of yours that contains {EXTERNAL_ID}")
 
     @property
     def pace(self) -> Pace:
@@ -150,6 +171,20 @@ class Settings(BaseSettings):
             raise SettingsError("REDIS_URL is not a Redis URL: it must begin with redis:// or rediss://.")
         _check_address("REDIS_URL", url)
         return url
+
+    def event_target(self) -> EventTarget | None:
+        """Return where events are delivered; None if EVENT_TASK is not set.
+
+        Raises:
+            SettingsError: EVENT_BROKER_URL, or REDIS_URL in its place, is no URL of a broker that is supported here.
+        """
+        if self.event_task is None:
+            return None
+        url = self.redis() if self.event_broker_url is None else self.event_broker_url.get_secret_value()
+        for each in url.split(";"):
+            _check_address("EVENT_BROKER_URL", each)
+            _check_transport(each.partition("://")[0])
+        return EventTarget(self.event_task, self.event_queue, Secret(url))
 
     def keyring(self) -> Keyring:
         """Return the keys that seal and open tokens.
@@ -231,6 +266,18 @@ def _check_address(name: str, url: str) -> None:
         raise SettingsError(reaching.malformed(name).sentence) from None
 
 
+def _check_transport(scheme: str) -> None:
+    from kombu.transport import resolve_transport  # noqa: PLC0415  # only those who deliver pay for it
+
+    try:
+        resolve_transport(scheme)
+    except (ImportError, KeyError):
+        raise SettingsError(
+            "EVENT_BROKER_URL is no URL of a broker that is supported here: it must begin with redis://, rediss://,"
+            " amqp://, amqps:// or another scheme whose kombu transport is installed."
+        ) from None
+
+
 def _is_intuit(url: str) -> bool:
     parts = urlsplit(url)
     return parts.scheme == "https" and parts.netloc in _INTUIT_HOSTS
@@ -281,4 +328,4 @@ def read() -> Settings:
         raise SettingsError(f"The configuration is wrong. {problems}.") from None
 
 
-__all__ = ["App", "Settings", "SettingsError", "load", "read"]
+__all__ = ["App", "EventTarget", "Settings", "SettingsError", "load", "read"]

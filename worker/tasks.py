@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid5
 
 from celery.exceptions import Reject
 from celery.utils import uuid
+from sqlalchemy.exc import DBAPIError
 
 from qbo_refresh.status import Ending, Outcome
-from worker import heartbeat, log, queues, runtime
+from worker import delivery, event_broker, heartbeat, log, queues, runtime
 from worker.app import app
 from worker.attempt import IF_DUE, Freshness, Trigger
-from worker.database import DatabaseUnavailable
+from worker.database import DatabaseUnavailable, is_passing, sqlstate
 from worker.dispatch import Sweep, dispatch_due
 from worker.ending import Ended, disconnect, revoke_due
 from worker.exchange import exchange
@@ -22,6 +24,10 @@ from worker.refresh import Result, refresh
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbo_refresh.event_message import EventMessage
+    from worker.settings import EventTarget
+
+_EVENTS = UUID("5f3cb0a4-5f0e-4b52-9f5c-2a5a3d8e4c11")
 _HINTED_AT_MOST_EVERY = timedelta(minutes=1)
 
 
@@ -69,6 +75,43 @@ def dispatch_due_task() -> None:
         settle_grants_task.apply_async(queue=queues.ADHOC)
     if swept.skipped is None and config.heartbeat_url is not None:
         heartbeat.beat(config.heartbeat_url)
+
+
+@app.task(name=queues.DELIVER_EVENTS, ignore_result=True)
+def deliver_events() -> None:
+    """Send the events that wait to the host's task, or leave them to those who poll. Sent by beat."""
+    here = runtime.current()
+    target = here.settings.event_target()
+    try:
+        if target is None:
+            delivery.leave_to_pollers(here.db)
+            return
+        delivery.deliver(
+            delivery.Delivery(
+                db=here.db,
+                task=target.task,
+                reconnect_url=here.settings.reconnect_url,
+                reach=lambda: event_broker.reach(target, _task_message),
+                stopping=lambda: here.stop.since is not None,
+            )
+        )
+    except DBAPIError as error:
+        here.db.drop_connection()
+        if not is_passing(error):
+            raise
+        log.warning("events.database_unavailable", sqlstate=sqlstate(error))
+
+
+def _task_message(target: EventTarget, event: EventMessage) -> Any:
+    """Return Celery's message that calls the host's task with an event, under the same task id each time it is sent."""
+    return app.amqp.create_task_message(
+        str(uuid5(_EVENTS, f"{event['id']} {event['created_at']}")),
+        target.task,
+        (event,),
+        {},
+        argsrepr=f"(event {event['id']}, {event['type']})",
+        ignore_result=True,  # nobody of ours reads it
+    )
 
 
 @app.task(name=queues.EXCHANGE, ignore_result=True)

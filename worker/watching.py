@@ -1,4 +1,4 @@
-"""Notices that due connections are not refreshed, whoever is to blame: beat, the broker, or the workers themselves."""
+"""Looks after what no attempt notices: due connections that nobody refreshes, and a database that has changed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 
-from worker import log
+from worker import log, policy
 from worker.store import control, dispatch
 from worker.store.totals import LATE
 
@@ -30,12 +30,16 @@ def look(db: Database, keys: tuple[Keys, ...], *, sweep_every: timedelta) -> boo
     return control.note_stall(db, usable, late=LATE, unswept=max(_UNSWEPT, _SWEEPS_MISSED * sweep_every))
 
 
-def start(db: Database, keys: tuple[Keys, ...], *, sweep_every: timedelta) -> threading.Thread:
-    """Look once a minute until this process stops, in a thread of its own: the broker may be what is away."""
+def start(db: Database, keys: tuple[Keys, ...], *, pace: policy.Pace, sweep_every: timedelta) -> threading.Thread:
+    """Look once a minute until this process stops, in a thread of its own: the broker may be what is away.
+
+    Where nobody sweeps, this is who notices a failover: until somebody has, nothing is claimed.
+    """
 
     def watch() -> None:
         while not db.stopping.wait(LOOK_EVERY.total_seconds()):
             try:
+                control.recognise(db, lease=pace.lease)
                 look(db, keys, sweep_every=sweep_every)
             except DBAPIError as error:
                 db.drop_connection()

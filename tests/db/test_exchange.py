@@ -247,3 +247,14 @@ def test_what_is_not_there_or_was_not_called_back_is_answered(
     consents.link("external:acme-1")
     (row,) = fleet.db.execute("SELECT id FROM qbo.authorizations").all()
     assert exchange(worker.exchanger, row.id).reason == "not_called_back"
+
+
+def test_links_and_consents_of_long_ago_are_forgotten(fleet: Fleet, consents: Consents, worker: Runtime) -> None:
+    (connected,) = fleet.connect()
+    consents.link(connected.id)
+    assert reconnected(worker, consents, connected).outcome is Authorized.CONNECTED
+    unfinished = consents.accepted(connected.id, connected.realm_id)
+    fleet.let_pass(timedelta(days=31))
+    last = reconnected(worker, consents, connected)
+    rows = fleet.db.execute("SELECT id FROM qbo.authorizations ORDER BY id").all()
+    assert [row.id for row in rows] == [unfinished, last.authorization_id]

@@ -405,3 +405,26 @@ def test_an_import_works_behind_pgbouncer_in_transaction_mode_and_leaves_nothing
         assert take(*lines).unchanged == len(lines)
         assert behind.execute("SELECT to_regclass('import_lines') AS left").one().left is None
         behind.close()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_newer_token_that_no_attempt_of_ours_received_was_written_elsewhere(
+    fleet: Fleet,
+    take: Import,
+    refresher: Refresher,
+    frozen: bool,  # noqa: FBT001  # a row of the table above
+) -> None:
+    # Told once for a grant that we refresh; while it is frozen, before a cut-over, the other writer is in his right.
+    first, second = fleet.connect(2)
+    refresh(refresher, first.id, trigger=Trigger.SWEEP)
+    fleet.update(None, "frozen = %(frozen)s", frozen=frozen)
+    fleet.let_pass(timedelta(days=1))
+    for number in (1, 2):
+        for connected in (first, second):
+            newer = {
+                "refresh_token": f"RT1-{number}{connected.id}-H0-made-up-for-a-test-00",
+                "realm_id": connected.realm_id,
+            }
+            assert take(newer | {"token_obtained_at": when(timedelta(0))}, update=True).updated == 1
+    assert fleet.events(first.id) == ([] if frozen else ["second_writer.seen"])
+    assert fleet.events(second.id) == [], "never refreshed by us: this is how it comes to us"

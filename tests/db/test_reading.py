@@ -81,7 +81,8 @@ def test_each_thing_that_is_wrong_is_said(fleet: Fleet, database: Database, sett
         {"hash": settings.lookup().secret_hash(settings.apps()[0].secrets[0])},
     )
     database.execute("INSERT INTO qbo.outbox (type, created_at) VALUES ('app.blocked', now() - interval '3 hours')")
-    said = "\n".join(health.problems(health.take(database, settings)))
+    delivering = settings.model_copy(update={"event_task": "host.tasks.on_event"})
+    said = "\n".join(health.problems(health.take(database, delivering)))
     for part in (
         "no sweep has ever run",
         "Events have been waiting for delivery for 3 h",

@@ -201,7 +201,7 @@ def test_row_26_a_copy_of_production_sends_nothing_until_it_is_adopted(
 def copied(source: Servers, target: Servers) -> None:
     programs = source.bin_directory
     dump = subprocess.run([programs / "pg_dump", "-d", source.database_url], check=True, capture_output=True).stdout
-    load = [programs / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.database_url]
+    load = [str(programs / "psql"), "-q", "-v", "ON_ERROR_STOP=1", "-d", target.database_url]
     subprocess.run(load, input=dump, check=True, capture_output=True)
 
 

@@ -67,6 +67,8 @@ _MOMENTS = {
         "finished_at",
     ],
     "revocations": ["created_at", "leased_until", "not_before"],
+    "outbox": ["created_at", "delivered_at", "resent_at"],
+    "event_delivery": ["leased_until", "not_before"],
 }
 
 

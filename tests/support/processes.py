@@ -106,12 +106,12 @@ class Programs:
         }
         self._watch = watch
 
-    def start(self, *arguments: str, variables: Variables = _NONE) -> Program:
-        """Start a `celery -A worker.app …`; `variables` are those that differ."""
+    def start(self, *arguments: str, app: str = "worker.app", variables: Variables = _NONE) -> Program:
+        """Start a `celery -A worker.app …`, or another app's; `variables` are those that differ."""
         log = self._directory / f"{len(self.started)}-{arguments[0]}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "worker.app", *arguments],
+                [sys.executable, "-m", "celery", "-A", app, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -51,7 +51,7 @@ def test_the_demo_keeps_every_promise_and_leaves_nothing_behind(tmp_path: Path) 
     assert report["figures"]["connections"] == 40
     assert report["figures"]["statuses"] == {"active": 37, "needs_reauth": 3}
     assert report["figures"]["caught_by_kill"] >= 1
-    assert report["figures"]["took_s"] < 60
+    assert report["figures"]["took_s"] < 80
     assert not running_in(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".env"]
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery.app.defaults import NAMESPACES, flatten
 
 import beat_schedule
-from qbo_refresh import sealing
+from qbo_refresh import event_message, sealing
+from qbo_refresh.secret import Secret
 from worker import queues
 from worker import settings as worker_settings
+from worker.settings import EventTarget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +106,7 @@ def test_the_sweep_follows_the_configured_period(app: Celery) -> None:
 
 
 def test_no_task_retries_by_itself_or_is_dropped_by_a_clock(tasks: dict[str, Any]) -> None:
-    assert {"worker.tasks.refresh_connection", "worker.tasks.refresh_due", "worker.tasks.dispatch_due"} <= set(tasks)
+    assert {queues.REFRESH_CONNECTION, queues.REFRESH_DUE, queues.DISPATCH_DUE, queues.DELIVER_EVENTS} <= set(tasks)
     for task in tasks.values():
         assert not hasattr(task, "autoretry_for") or not task.autoretry_for
         assert task.expires is None
@@ -113,6 +116,7 @@ def test_no_task_retries_by_itself_or_is_dropped_by_a_clock(tasks: dict[str, Any
 def test_sweep_messages_keep_no_result(tasks: dict[str, Any]) -> None:
     assert tasks["worker.tasks.refresh_due"].ignore_result
     assert tasks["worker.tasks.dispatch_due"].ignore_result
+    assert tasks["worker.tasks.deliver_events"].ignore_result
     assert not tasks["worker.tasks.refresh_connection"].ignore_result
 
 
@@ -125,3 +129,29 @@ def test_a_sweeps_refreshes_go_to_its_queue(app: Celery) -> None:
 def test_a_connection_is_named_by_a_number_and_nothing_else(tasks: dict[str, Any], connection_id: object) -> None:
     with pytest.raises(TypeError, match="connection_id"):
         tasks["worker.tasks.refresh_connection"].run(connection_id)
+
+
+def test_an_event_that_is_sent_twice_is_the_same_task_twice_and_shows_no_arguments(tasks: dict[str, Any]) -> None:
+    from worker.tasks import _task_message  # noqa: PLC0415  # importing it reads the environment
+
+    assert tasks
+    target = EventTarget("host.on_event", "host", Secret("redis://"))
+    events = [
+        event_message.make(
+            event_id=event_id,
+            event_type="sync.paused",
+            connection_id=3,
+            external_ids=("acme",),
+            label="eu",
+            sequence=1,
+            created_at=datetime(2026, 1, 1, tzinfo=UTC),
+            payload={},
+            reconnect_url=None,
+        )
+        for event_id in (7, 7, 8)
+    ]
+    first, again, other = (_task_message(target, event) for event in events)
+    assert first.headers["id"] == again.headers["id"] != other.headers["id"]
+    assert first.headers["argsrepr"] == "(event 7, sync.paused)"
+    assert (first.headers["task"], first.headers["ignore_result"]) == ("host.on_event", True)
+    assert first.body[0] == (events[0],)

@@ -21,7 +21,7 @@ def attempt(connection_id: int, outcome: str, *, reason: str | None = None, work
 
 
 def good() -> Evidence:
-    """1 was refreshed, 2 met the outage first, 3 the kill, 4 was revoked."""
+    """1 met a wrong secret and refusals first, 2 the outage, 3 the kill, 4 was revoked."""
     held = frozenset({"reauth"})
     return Evidence(
         rows=(
@@ -29,6 +29,8 @@ def good() -> Evidence:
             Row(4, Status.NEEDS_REAUTH, "old4", "old4", is_revoked=True, holds=held, verdicts=1),
         ),
         attempts=(
+            attempt(1, "blocked", reason="invalid_client"),
+            attempt(1, "suspect", reason="invalid_grant"),
             attempt(1, "refreshed"),
             attempt(2, "deferred", reason="unknown"),
             attempt(2, "refreshed"),
@@ -38,6 +40,8 @@ def good() -> Evidence:
             attempt(4, "needs_reauth", reason="invalid_grant"),
         ),
         calls=(
+            Call(1, "old1", 0.1, 0.2),
+            Call(1, "old1", 0.3, 0.4, is_refusal=True),
             Call(1, "old1", 1, 2),
             Call(2, "old2", 1, 2, is_outage=True),
             Call(2, "old2", 14, 15),
@@ -53,6 +57,9 @@ def good() -> Evidence:
         workers={VICTIM: "worker 1", OTHER: "worker 2"},
         outage_s=4,
         took_s=30,
+        operators=("app.blocked", "app.unblocked", "guard.tripped"),
+        secret_s=10,
+        refusals_s=10,
     )
 
 
@@ -105,8 +112,24 @@ VIOLATIONS: list[tuple[str, Callable[[Evidence], Evidence], set[str]]] = [
     ("the host was told twice", lambda e: with_row(e, 4, verdicts=2), {"revoked_marked"}),
     (
         "a healthy one is marked",
-        lambda e: with_row(e, 1, status=Status.NEEDS_REAUTH, verdicts=1),
+        lambda e: with_row(e, 2, status=Status.NEEDS_REAUTH, verdicts=1),
         {"refreshed_once", "revoked_marked"},
+    ),
+    (
+        "one that met the wrong secret and the refusals was given up for a while",
+        lambda e: with_row(e, 1, verdicts=1),
+        {"revoked_marked", "secret_survived", "refusals_survived"},
+    ),
+    ("nobody was told of the wrong secret", lambda e: replace(e, operators=()), {"secret_survived"}),
+    (
+        "operators were told twice",
+        lambda e: replace(e, operators=("app.blocked", "app.blocked", "app.unblocked")),
+        {"secret_survived"},
+    ),
+    (
+        "nobody met the refusals",
+        lambda e: replace(e, calls=tuple(replace(call, is_refusal=False) for call in e.calls)),
+        {"refusals_survived"},
     ),
     ("a healthy one is still held", lambda e: with_row(e, 1, holds=frozenset({"suspect"})), {"refreshed_once"}),
     (

@@ -137,3 +137,10 @@ def test_what_looks_like_a_secret_is_taken_out(secret: str) -> None:
 )
 def test_ordinary_words_and_our_ids_stay(harmless: str) -> None:
     assert Scrubber(["hunter2hunter2"]).text(harmless) == harmless
+
+
+def test_the_password_of_each_of_the_hosts_brokers_is_known(config: Settings) -> None:
+    urls: dict[str, Any] = {"QBO_EVENT_BROKER_URL": "amqp://u:canary-one@a.invalid//;amqp://u:canary-two@b.invalid//"}
+    brokers = Settings(_env_file=None, **urls)
+    assert reporting.scrubber(brokers).text("canary-one and canary-two") == f"{GONE} and {GONE}"
+    assert reporting.scrubber(config).text("canary-one") == "canary-one"

@@ -253,3 +253,26 @@ def test_a_stranger_is_allowed_by_naming_exactly_its_url(read: Callable[..., Set
 
 def test_a_lookup_key_is_32_bytes_of_base64(read: Callable[..., Settings]) -> None:
     assert read(LOOKUP_KEY=base64.b64encode(bytes(32)).decode()).lookup().fingerprint(Secret("x"))
+
+
+def test_without_an_event_task_nothing_is_delivered(read: Callable[..., Settings]) -> None:
+    assert read(EVENT_BROKER_URL="nonsense").event_target() is None
+
+
+def test_events_go_to_the_workers_own_broker_unless_another_is_named(read: Callable[..., Settings]) -> None:
+    own = read(EVENT_TASK="host.on_event", REDIS_URL="redis://:p@h/0").event_target()
+    assert own is not None
+    assert (own.task, own.queue, own.broker_url.reveal()) == ("host.on_event", "celery", "redis://:p@h/0")
+    other = read(EVENT_BROKER_URL="amqp://u:p@h//;amqp://u:p@i//", EVENT_QUEUE="host").event_target()
+    assert other is not None
+    assert (other.queue, other.broker_url.reveal()) == ("host", "amqp://u:p@h//;amqp://u:p@i//")
+
+
+@pytest.mark.parametrize("url", [f"http://u:{CANARY}@h/", f"{CANARY}", f"amqp://u:{CANARY}/x@h:abc//"])
+def test_a_broker_for_events_that_cannot_be_one_is_named_and_not_shown(read: Callable[..., Settings], url: str) -> None:
+    assert "EVENT_BROKER_URL" in complaint(read(EVENT_TASK="host.on_event", EVENT_BROKER_URL=url).event_target)
+
+
+@pytest.mark.parametrize("template", ["https://host.example/", f"javascript:{CANARY}", "/reconnect/{external_id}"])
+def test_a_reconnect_link_is_a_url_with_the_external_id(read: Callable[..., Settings], template: str) -> None:
+    assert "RECONNECT_URL" in complaint(lambda: read(RECONNECT_URL=template))

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from qbo_refresh.status import Hold, Outcome, Status
+from qbo_refresh.status import Event, Hold, Outcome, Status
 from worker.demo.evidence import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from worker.demo.evidence import Call, Evidence
+    from worker.demo.evidence import Call, Evidence, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def revoked_are_marked(evidence: Evidence) -> Check:
         for row in revoked
         if row.status is not Status.NEEDS_REAUTH or row.holds != {Hold.REAUTH} or row.verdicts != 1
     ]
-    accused = [row for row in evidence.rows if not row.is_revoked and (row.verdicts or row.status is not Status.ACTIVE)]
+    accused = [row for row in evidence.rows if _is_accused(row)]
     words = (
         f"{len(revoked) - len(unmarked)} of {len(revoked)} revoked grants marked needs_reauth, syncs held,"
         f" the host told once; {len(accused)} others marked"
@@ -110,6 +110,34 @@ def outage_is_survived(evidence: Evidence) -> Check:
         " after the lease, none given up"
     )
     return Check("outage_survived", bool(hit) and not wrong, words, wrong)
+
+
+def wrong_secret_changes_nobody(evidence: Evidence) -> Check:
+    """Was the wrong secret noticed and told once, and did it cost no connection its status?"""
+    blocked = {attempt.connection_id for attempt in evidence.attempts if attempt.outcome == Outcome.BLOCKED}
+    told = [evidence.operators.count(event) for event in (Event.APP_BLOCKED, Event.APP_UNBLOCKED)]
+    wrong = tuple(row.connection_id for row in evidence.rows if row.connection_id in blocked and _is_accused(row))
+    words = (
+        f"{len(blocked)} connections met {evidence.secret_s or 0:.0f} s of a wrong client secret: the app blocked,"
+        f" operators told {told[0]} time(s), no connection changed"
+    )
+    return Check("secret_survived", bool(blocked) and told == [1, 1] and not wrong, words, wrong)
+
+
+def refusals_are_not_believed(evidence: Evidence) -> Check:
+    """Did `invalid_grant` to everybody end in no verdict about a living grant?"""
+    hit = _connections([call for call in evidence.calls if call.is_refusal])
+    wrong = tuple(row.connection_id for row in evidence.rows if row.connection_id in hit and _is_accused(row))
+    tripped = evidence.operators.count(Event.GUARD_TRIPPED)
+    words = (
+        f"{len(hit)} connections met {evidence.refusals_s or 0:.0f} s of invalid_grant to everybody: the guard tripped"
+        f" {tripped} time(s), {len(wrong)} living grants given up"
+    )
+    return Check("refusals_survived", bool(hit) and not wrong, words, wrong)
+
+
+def _is_accused(row: Row) -> bool:
+    return not row.is_revoked and (row.verdicts > 0 or row.status is not Status.ACTIVE)
 
 
 def killed_are_recovered(evidence: Evidence) -> Check:

@@ -34,6 +34,7 @@ SELECT connection_id, outcome, reason, worker, posts, exposed_us,
        began_at + make_interval(secs => duration_ms / 1000.0) AS ended_at
 FROM qbo.refresh_attempts
 """
+_OPERATORS = "SELECT type FROM qbo.outbox WHERE connection_id IS NULL ORDER BY id"
 # Parts of what must not be found anywhere, quick to look for, and what they are parts of.
 _IN_CLEAR = {b"RT1-": rb"RT1-\d{3}-H0-", b"eyJhbGciOiJkaXIi": rb"eyJhbGciOiJkaXIi", b"9130350": rb"9130350\d{9}"}
 
@@ -76,6 +77,7 @@ class Call:
 
     Attributes:
         is_outage: It met the outage.
+        is_refusal: It met `invalid_grant` to everybody.
         was_superseded: The token had been replaced before.
     """
 
@@ -85,6 +87,7 @@ class Call:
     ended: float
     was_superseded: bool = False
     is_outage: bool = False
+    is_refusal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class Evidence:
     """All that the report is about.
 
     Attributes:
+        operators: What operators were told, in order.
         died: Processes that ended without being asked to.
         in_clear: Files in which a token, a realm id or a secret was found in clear; None if nobody looked.
         took_s: From the start of beat to the end.
@@ -107,6 +111,9 @@ class Evidence:
     workers: Mapping[str, str]
     outage_s: float | None
     took_s: float
+    operators: tuple[str, ...] = ()
+    secret_s: float | None = None
+    refusals_s: float | None = None
 
 
 def collect(stage: Stage, story: Story, *, took_s: float) -> Evidence:
@@ -141,6 +148,9 @@ def collect(stage: Stage, story: Story, *, took_s: float) -> Evidence:
         workers=dict(story.workers),
         outage_s=story.outage_s,
         took_s=took_s,
+        operators=tuple(row.type for row in stage.db.execute(_OPERATORS)),
+        secret_s=story.secret_s,
+        refusals_s=story.refusals_s,
     )
 
 
@@ -159,7 +169,8 @@ def _calls(stage: Stage, ids: Mapping[str, int]) -> Iterable[Call]:
             started=call.started,
             ended=call.ended,
             was_superseded=call.superseded,
-            is_outage="answer:" in (call.faults or "") or "drop:" in (call.faults or ""),
+            is_outage="outage" in (call.faults or ""),
+            is_refusal="refusals" in (call.faults or ""),
         )
 
 

@@ -45,6 +45,8 @@ def judge(evidence: Evidence) -> Report:
         checks.revoked_are_marked(evidence),
         checks.outage_is_survived(evidence),
         checks.killed_are_recovered(evidence),
+        checks.wrong_secret_changes_nobody(evidence),
+        checks.refusals_are_not_believed(evidence),
         checks.books_agree(evidence),
         checks.nothing_in_clear(evidence),
     )

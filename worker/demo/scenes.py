@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ _FREEZES = 4
 _LONGEST_OUTAGE_S = 15.0
 _FEWEST_HIT = 3
 _NOTICED_WITHIN_S = 2.0
+TROUBLE_S = 10.0
 
 Script = Generator["Scene", Snapshot, None]
 
@@ -35,6 +37,9 @@ class Scene(StrEnum):
     OUTAGE = "Outage at Intuit: 503s, and calls that get no answer."
     FREEZE = "Intuit holds its answers; a worker will be killed in mid-refresh."
     DYING = "Killed with -9. Its leases stand: nobody presents those tokens yet."
+    SECRET = "A wrong client secret: Intuit refuses the app. One a moment tries it."  # noqa: S105  # words
+    REFUSALS = "Intuit answers invalid_grant to everybody. Nobody believes it yet."
+    RELEASE = "The refusals are over; an operator looks, and releases the guard."
     REST = "What is in doubt, and what was refused once, is asked again."
 
 
@@ -64,6 +69,8 @@ class Story:
     revoked: frozenset[str]
     workers: dict[str, str] = field(default_factory=dict)
     outage_s: float | None = None
+    secret_s: float | None = None
+    refusals_s: float | None = None
     kill: Kill | None = None
     is_over: bool = False
 
@@ -76,6 +83,10 @@ def play(stage: Stage, story: Story) -> Script:
     yield from _outage(stage, story)
     yield from _until(lambda seen: seen.asked >= total * 0.5, Scene.SWEEP)
     yield from _kill(stage, story)
+    yield from _until(lambda seen: seen.asked >= total * 0.65, Scene.SWEEP)
+    yield from _wrong_secret(stage, story)
+    yield from _until(lambda seen: seen.asked >= total * 0.75, Scene.SWEEP)
+    yield from _refusals(stage, story)
     yield from _until(lambda seen: seen.is_settled(revoked=len(story.revoked)), Scene.REST)
     story.is_over = True
 
@@ -90,8 +101,8 @@ def _outage(stage: Stage, story: Story) -> Script:
     # cannot be saved by anybody at a provider as strict as this one.
     seed = stage.plan.seed
     faults = [
-        stage.simulator.fault("unavailable", share=0.25, seed=seed, seconds=_LONGEST_OUTAGE_S),
-        stage.simulator.fault("drop", share=0.25, seed=seed + 1, seconds=_LONGEST_OUTAGE_S),
+        stage.simulator.fault("unavailable", id="outage-503", share=0.25, seed=seed, seconds=_LONGEST_OUTAGE_S),
+        stage.simulator.fault("drop", id="outage-lost", share=0.25, seed=seed + 1, seconds=_LONGEST_OUTAGE_S),
     ]
     began = time.monotonic()
 
@@ -104,6 +115,26 @@ def _outage(stage: Stage, story: Story) -> Script:
     for fault in faults:
         stage.simulator.clear_fault(fault)
     story.outage_s = time.monotonic() - began
+
+
+def _wrong_secret(stage: Stage, story: Story) -> Script:
+    """Have Intuit know another secret than the workers: as if a wrong one had been deployed to all of them."""
+    stage.simulator.set_secrets(secrets.token_urlsafe(24))
+    began = time.monotonic()
+    yield from _until(lambda _: time.monotonic() - began > TROUBLE_S, Scene.SECRET)
+    stage.simulator.set_secrets(stage.settings["INTUIT_CLIENT_SECRET"])
+    story.secret_s = time.monotonic() - began
+
+
+def _refusals(stage: Stage, story: Story) -> Script:
+    """Refuse every grant, living or not; then let the guard go, as an operator would who has looked."""
+    fault = stage.simulator.fault("invalid_grant", id="refusals")
+    began = time.monotonic()
+    yield from _until(lambda _: time.monotonic() - began > TROUBLE_S, Scene.REFUSALS)
+    stage.simulator.clear_fault(fault)
+    story.refusals_s = time.monotonic() - began
+    stage.release_guard()
+    yield Scene.RELEASE
 
 
 def _kill(stage: Stage, story: Story) -> Script:

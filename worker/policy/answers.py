@@ -213,7 +213,7 @@ def _refused(standing: Standing, *, now: datetime, pace: Pace) -> Decision:
             SECOND_CHANCES[0],
             failures=standing.failures,
             hold=Hold.REAUTH,
-            events=(Event.NEEDS_REAUTH, Event.SYNC_PAUSED),
+            events=(Event.NEEDS_REAUTH,),
         )
     return Decision(
         Outcome.SUSPECT,

@@ -246,9 +246,16 @@ def install(db: Database, consent: Consent, seal: Callable[[int, int], NewGrant]
                 {"name": mine.external_id, "id": connection_id},
             )
         _finish(db, consent.authorization_id, Authorized.CONNECTED, reason, connection_id=connection_id)
+        db.execute(_FORGET_OLD)
         return installed
 
 
+# Links nobody followed, and consents whose story is told: whoever connects sweeps up a little.
+_FORGET_OLD = """
+DELETE FROM qbo.authorizations WHERE id IN (
+    SELECT id FROM qbo.authorizations
+    WHERE created_at < now() - interval '30 days' AND (finished_at IS NOT NULL OR used_at IS NULL) LIMIT 100)
+"""
 _INSERT = """
 INSERT INTO qbo.connections (id, app_id, realm_id, realm_hash, grant_number, token_version)
 VALUES (%(id)s, %(app)s, %(realm_id)s, %(realm_hash)s, 1, 1)
@@ -330,9 +337,7 @@ def _put(
     db.execute("DELETE FROM qbo.candidates WHERE connection_id = %(id)s", values)
     if target is not None:
         events.emit(db, connection_id, Event.RECONNECTED)
-    lifted = events.lift(db, connection_id, (Hold.REAUTH, Hold.SUSPECT, Hold.DISCONNECTED))
-    if lifted - {Hold.SUSPECT} and not events.is_held(db, connection_id):
-        events.emit(db, connection_id, Event.SYNC_RESUMED)
+    events.lift(db, connection_id, (Hold.REAUTH, Hold.SUSPECT, Hold.DISCONNECTED))
     return connection_id
 
 

@@ -52,12 +52,9 @@ def disconnect(db: Database, connection_id: int, *, revoke: bool, links: bool) -
         authorizations.write_abandoned(db, connection_id)
         db.execute("DELETE FROM qbo.candidates WHERE connection_id = %(id)s", {"id": connection_id})
         db.execute(_FORGET, {"id": connection_id})
-        was_held = events.is_held(db, connection_id)
         events.emit(db, connection_id, Event.DISCONNECTED)
         events.hold(db, connection_id, Hold.DISCONNECTED)
         events.lift(db, connection_id, (Hold.REAUTH, Hold.SUSPECT))
-        if not was_held:
-            events.emit(db, connection_id, Event.SYNC_PAUSED, reason=Hold.DISCONNECTED)
         return None
 
 

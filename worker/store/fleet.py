@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from worker.database import Database
 
 
@@ -64,3 +66,23 @@ def leased_now(db: Database, *, connection_id: int | None = None, label: str | N
         {"id": connection_id, "label": label},
     ).one()
     return int(row.n)
+
+
+def lock(db: Database, connection_id: int) -> bool:
+    """Take the connection's row until the transaction ends; False if there is none."""
+    rows = db.execute("SELECT FROM qbo.connections WHERE id = %(id)s FOR UPDATE", {"id": connection_id})
+    return len(rows.all()) == 1
+
+
+def ids_with_label(db: Database, label: str, *, batch: int = 1000) -> Iterator[int]:
+    """Yield the connections with a label, in batches."""
+    after = 0
+    while ids := [
+        row.id
+        for row in db.execute(
+            "SELECT id FROM qbo.connections WHERE label = %(label)s AND id > %(after)s ORDER BY id LIMIT %(batch)s",
+            {"label": label, "after": after, "batch": batch},
+        )
+    ]:
+        yield from ids
+        after = ids[-1]

@@ -126,9 +126,7 @@ def _save_fully(db: Database, claim: Claim, grant: SealedGrant, decision: Decisi
     settle(db, grant.candidate_ids)
     if row.status == Status.NEEDS_REAUTH:
         events.emit(db, claim.connection_id, Event.RECOVERED)
-    lifted = events.lift(db, claim.connection_id, (Hold.REAUTH, Hold.SUSPECT))
-    if Hold.REAUTH in lifted and not events.is_held(db, claim.connection_id):
-        events.emit(db, claim.connection_id, Event.SYNC_RESUMED)
+    events.lift(db, claim.connection_id, (Hold.REAUTH, Hold.SUSPECT))
     if decision.expiry_told_days is not None:
         _announce_expiry(db, claim.connection_id, days=decision.expiry_told_days)
     apps.unblock(db, claim, values["secret_hash"])
@@ -233,12 +231,13 @@ def _conclude(db: Database, claim: Claim, decision: Decision, record: Record) ->
         )
     if decision.status is Status.SUSPECT and claim.standing.suspect_since is None:
         verdicts.note_suspect(db, claim)
-    if decision.hold is Hold.REAUTH:
-        events.lift(db, claim.connection_id, (Hold.SUSPECT,))
-    if decision.hold is not None:
-        events.hold(db, claim.connection_id, decision.hold)
     for event in decision.events:
         events.emit(db, claim.connection_id, event, reason=decision.reason)
+    if decision.hold is not None:
+        events.hold(db, claim.connection_id, decision.hold)
+    if decision.hold is Hold.REAUTH:
+        # After the other hold stands: the runs that were missed while it was suspect belong to this pause.
+        events.lift(db, claim.connection_id, (Hold.SUSPECT,))
     if decision.throttle is not None:
         db.execute(
             "UPDATE qbo.apps SET throttled_until = GREATEST(throttled_until, now() + %(pause)s::interval)"

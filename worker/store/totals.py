@@ -137,7 +137,8 @@ _CONTROL = """
 SELECT now() AS at, g.frozen, g.frozen_reason,
        (SELECT max(swept_at) FROM qbo.apps) AS swept_at,
        (SELECT count(*) FROM qbo.candidates WHERE tried_at IS NULL) AS candidates,
-       (SELECT created_at FROM qbo.outbox WHERE delivered_at IS NULL ORDER BY id LIMIT 1) AS undelivered_since
+       (SELECT COALESCE(resent_at, created_at) FROM qbo.outbox WHERE delivered_at IS NULL ORDER BY id LIMIT 1)
+           AS undelivered_since
 FROM qbo.control g
 """
 

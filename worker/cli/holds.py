@@ -1,0 +1,83 @@
+"""`hold`, `resume`: the syncs of one connection, or of a label, paused by an operator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from qbo_refresh.errors import UnknownConnection
+from worker import holding, settings
+from worker.cli.common import json_option, open_database, print_json
+from worker.cli.connection import resolve
+from worker.store import fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from worker.database import Database
+    from worker.settings import Settings
+
+
+def _target(function: click.decorators.FC) -> click.decorators.FC:
+    for option in (
+        json_option,
+        click.option("--label", help="The connections with this label."),
+        click.argument("connection", required=False),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command()
+@_target
+@click.option("--note", help="Why, for those who find it held.")
+def hold(*, connection: str | None, label: str | None, note: str | None, as_json: bool) -> None:
+    """Pause the syncs of one CONNECTION, or of those of a --label, until they are resumed.
+
+    Refreshes go on (`freeze` stops those). The host is told by sync.paused, unless it has been told already.
+    """
+    config = settings.load()
+    with open_database(config) as db:
+        held = holding.hold(db, _named(db, config, connection, label), note=note)
+    if as_json:
+        print_json({"changed": held.changed, "hold": "operator", "stands": True})
+    else:
+        click.echo(
+            f"The syncs of {_several(held.changed)} are held." if held.changed else "Nothing changed: held already."
+        )
+
+
+@click.command()
+@_target
+def resume(*, connection: str | None, label: str | None, as_json: bool) -> None:
+    """Lift the operator's hold from one CONNECTION, or from those of a --label, and no other hold.
+
+    The host is told by sync.resumed once no reason that it was told about is left.
+    """
+    config = settings.load()
+    with open_database(config) as db:
+        held = holding.resume(db, _named(db, config, connection, label))
+    if as_json:
+        print_json({"changed": held.changed, "hold": "operator", "stands": False, "still_held": held.still_held})
+        return
+    lifted = f"Lifted from {_several(held.changed)}." if held.changed else "Nothing changed: no such hold."
+    click.echo(lifted)
+    if held.still_held:
+        click.echo(
+            f"The syncs of {_several(held.still_held)} are still held, for another reason (`qbo-refresh list --held`)."
+        )
+
+
+def _named(db: Database, config: Settings, connection: str | None, label: str | None) -> Iterable[int]:
+    if (connection is None) == (label is None):
+        raise click.UsageError("Name one of these: a CONNECTION, or --label LABEL.")
+    if connection is not None:
+        return [resolve(db, config, connection)]
+    if label is None or not fleet.has_label(db, label):
+        raise UnknownConnection(f"No connection has the label {label!r}: `qbo-refresh list` shows them.")
+    return fleet.ids_with_label(db, label)
+
+
+def _several(number: int) -> str:
+    return "1 connection" if number == 1 else f"{number} connections"
