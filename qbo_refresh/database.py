@@ -103,13 +103,14 @@ class Database:
             # server's, and hands each statement to another server, where nothing is prepared.
             if made.execute("SELECT pg_backend_pid() AS pid").fetchall()[0].pid == made.info.backend_pid:
                 made.prepare_threshold = _PREPARE_AFTER
-            return made
         except psycopg.OperationalError:
             raise DatabaseAway("PostgreSQL at DATABASE_URL cannot be reached.") from None
         except psycopg.Error:
             raise ConfigurationError(
                 "DATABASE_URL is malformed: write special characters as %40 and the like."
             ) from None
+        else:
+            return made
 
     def _run(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
         with self._connection() as connection:
