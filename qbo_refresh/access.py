@@ -140,7 +140,7 @@ def with_access_token(
     token_arg: str = "token",  # noqa: S107  # the name of an argument
     min_ttl: timedelta | float = MIN_TTL,
     timeout: timedelta | float = TIMEOUT,
-) -> Any:
+) -> Callable[..., Any]:
     """Decorate a function that takes a connection and an access token: callers give the connection alone.
 
     If it raises TokenRejected, it is called a second time, with the token that `reject` returns.

@@ -34,7 +34,7 @@ class _Watch:
         self.key = (before.connection_id, before.version, min_ttl_s)
         self.waiting = 0
         self.changed = threading.Condition()
-        self.latest = self._before = before
+        self.latest = before
         self.trouble: BaseException | None = None
         self.broker_away = False
         self._side, self._min_ttl_s, self._ask = side, min_ttl_s, side.asker()
@@ -67,27 +67,15 @@ class _Watch:
                 self.trouble = error
                 self.changed.notify_all()
             return
-        if latest.version != self._before.version or latest.has_ended_since(self._before):
-            self._take_nobody_more()
         with self.changed:
             happened = latest.marks() != self.latest.marks()
             self.latest = latest
             if happened:
                 self.changed.notify_all()
 
-    def _take_nobody_more(self) -> None:
-        """Whoever comes from now on has to ask anew."""
-        with _lock:
-            if _watches.get(self.key) is self:
-                del _watches[self.key]
-
     def _is_over(self) -> bool:
         with _lock:
-            if self.waiting > 0:
-                return False
-            if _watches.get(self.key) is self:
-                del _watches[self.key]  # in one step with the count: nobody joins a watch that ends
-            return True
+            return self.waiting == 0  # nobody joins any more: see `_leave`
 
 
 def wait(
@@ -124,8 +112,7 @@ def wait(
                     raise TemporarilyUnavailable("no_answer", RETRY_AFTER_S, before.connection_id)
                 watch.changed.wait(left)
     finally:
-        with _lock:
-            watch.waiting -= 1
+        _leave(watch)
 
 
 def _check(watch: _Watch, before: Standing) -> None:
@@ -151,6 +138,14 @@ def _join(side: OtherSide, before: Standing, min_ttl_s: float | None) -> _Watch:
         watch.waiting += 1
     threading.Thread(target=watch.run, daemon=True, name="qbo-refresh-watch").start()
     return watch
+
+
+def _leave(watch: _Watch) -> None:
+    """Stop waiting. Whoever comes from now on asks anew: what this watch waited for is over, or its message is old."""
+    with _lock:
+        watch.waiting -= 1
+        if _watches.get(watch.key) is watch:
+            del _watches[watch.key]
 
 
 def _after_fork() -> None:

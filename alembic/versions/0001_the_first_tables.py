@@ -241,6 +241,18 @@ CREATE TABLE revocations (
 CREATE INDEX revocations_app_id_realm_hash_idx ON revocations (app_id, realm_hash);
 """
 
+# For an old refresher that must skip what was taken over, for pages and dashboards: nothing here opens anything.
+_CONNECTION_STATUS = """
+CREATE VIEW connection_status AS
+SELECT c.id, a.environment, c.label,
+       ARRAY(SELECT x.external_id FROM external_ids x WHERE x.connection_id = c.id ORDER BY 1) AS external_ids,
+       c.status, c.frozen OR COALESCE((SELECT g.frozen FROM control g), false) AS frozen,
+       ARRAY(SELECT h.reason FROM sync_holds h WHERE h.connection_id = c.id ORDER BY 1) AS holds,
+       c.needs_reauth_since, c.last_refreshed_at, c.last_outcome, c.last_reason, c.due_at, c.access_expires_at,
+       c.refresh_expires_at, c.hard_expires_at
+FROM connections c JOIN apps a ON a.id = c.app_id;
+"""
+
 # Which cluster this is and on which timeline, for every claim. As functions of ours, because a managed service may not
 # let an ordinary role, or anybody, ask, and says so in its own way: what is NULL is not compared. The timeline is that
 # of the WAL being written now; pg_control has the last checkpoint's, which a promotion leaves behind for minutes.
@@ -280,12 +292,14 @@ CREATE TRIGGER token_version_only_grows BEFORE UPDATE OF token_version, refresh_
 def upgrade() -> None:
     """Make every table of the contract at once."""
     op.execute(_TABLES)
+    op.execute(_CONNECTION_STATUS)
     op.execute(_IDENTITY)
     op.execute(_VERSION_ONLY_GROWS)
 
 
 def downgrade() -> None:
     """Drop them: only for a database that was made by mistake, for the tokens are gone with them."""
+    op.execute("DROP VIEW connection_status")
     op.execute(
         "DROP TABLE revocations, authorizations, external_ids, missed_runs, event_delivery, outbox, sync_holds,"
         " candidates, refresh_attempts, connections, app_blocks, apps, control"

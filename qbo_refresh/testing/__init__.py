@@ -1,1 +1,183 @@
-"""For the tests of a host."""
+"""For a host's own tests: connections in memory in place of the worker's, under the real calls and the real SyncTask.
+
+    with qbo_refresh.testing.fake() as connections:
+        connections.connect(7, external_ids=["acme-1"])
+        sync_invoices(7)
+        connections.pause(7, "reauth")
+
+With pytest the same is a fixture: see `qbo_refresh.testing.plugin`. Limit: no process but this one sees them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from qbo_refresh import other_side
+from qbo_refresh.errors import UnknownConnection
+from qbo_refresh.outbox import OutboxEvent
+from qbo_refresh.sealing import Field, Keyring, Place, realm_place
+from qbo_refresh.secret import Secret
+from qbo_refresh.standing import Standing
+from qbo_refresh.status import Hold, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+_ENVIRONMENT = "sandbox"
+_LIFETIME = timedelta(hours=1)
+_RENEWED = timedelta(minutes=2)  # ago, so that a test may reject a token at once
+
+
+class FakeConnections:
+    """Stands in the worker's place: a refresh that is asked for happens at once, unless it was told to fail.
+
+    Attributes:
+        asked: The connections for which a refresh was asked, in order.
+        missed: Connection → how many of its runs a SyncTask has skipped.
+    """
+
+    def __init__(self) -> None:
+        self.keyring = Keyring({"fake": {"client": os.urandom(32)}})
+        self.asked: list[int] = []
+        self.missed: dict[int, int] = {}
+        self._standings: dict[int, Standing] = {}
+        self._names: dict[str, int] = {}
+        self._failing: dict[int, str] = {}
+        self._events: list[OutboxEvent] = []
+        self._lock = threading.RLock()
+
+    def connect(
+        self, connection_id: int, *, realm_id: str = "9130350000000001", external_ids: Iterable[str] = ()
+    ) -> None:
+        """Make an active connection with a fresh token; one that is there already is reconnected."""
+        with self._lock:
+            self._names[f"realm:{realm_id}"] = connection_id
+            self._names |= {f"external:{name}": connection_id for name in external_ids}
+            before = self._standings.get(connection_id)
+            self._standings[connection_id] = self._renewed(
+                Standing(
+                    connection_id=connection_id,
+                    environment=_ENVIRONMENT,
+                    status=Status.ACTIVE,
+                    grant_number=1 if before is None else before.grant_number + 1,
+                    version=0 if before is None else before.version,
+                    realm_id=self.keyring.seal(Secret(realm_id), realm_place(_ENVIRONMENT, connection_id)),
+                    access_token=None,
+                    expires_at=None,
+                    left=None,
+                    since_refresh=None,
+                    pause=None,
+                    pause_reason="",
+                    frozen=False,
+                    lease_id=None,
+                    since_attempt=None,
+                    attempt_began_at=None,
+                    holds=(),
+                )
+            )
+
+    def pause(self, connection_id: int, reason: str = Hold.REAUTH) -> None:
+        """Pause its syncs for one more reason; `reauth` and `disconnected` are its status, too."""
+        statuses = {Hold.REAUTH: Status.NEEDS_REAUTH, Hold.DISCONNECTED: Status.DISCONNECTED}
+        with self._lock:
+            before = self.read(connection_id)
+            status = statuses.get(Hold(reason), before.status)
+            self._standings[connection_id] = replace(
+                before, status=status, holds=tuple(sorted({*before.holds, str(reason)}))
+            )
+
+    def resume(self, connection_id: int) -> None:
+        """Lift every reason: the connection is active again."""
+        with self._lock:
+            self._standings[connection_id] = replace(self.read(connection_id), status=Status.ACTIVE, holds=())
+
+    def expire(self, connection_id: int) -> None:
+        """Let its access token expire: who wants one has to ask for a refresh."""
+        with self._lock:
+            self._standings[connection_id] = replace(self.read(connection_id), left=timedelta(seconds=-1))
+
+    def fail(self, connection_id: int, reason: str | None = "unreachable") -> None:
+        """Let refreshes that are asked for fail for a reason from now on; None for no longer."""
+        with self._lock:
+            self._failing.pop(connection_id, None)
+            if reason is not None:
+                self._failing[connection_id] = reason
+            self._standings[connection_id] = replace(self.read(connection_id), pause=None)
+
+    def emit(self, event: str, connection_id: int | None = None, **payload: Any) -> None:
+        """Let something happen, for `qbo_refresh.events`."""
+        with self._lock:
+            number = len(self._events) + 1
+            self._events.append(OutboxEvent(number, event, connection_id, number, payload, _now()))
+
+    def read(self, connection: int | str) -> Standing:
+        """Return how a connection stands; for the calls."""
+        with self._lock:
+            found = self._names.get(str(connection), connection)
+            standing = self._standings.get(int(found) if str(found).isdigit() else -1)
+        if standing is None:
+            raise UnknownConnection(f"No connection of this test is called {connection!r}.")
+        return standing
+
+    def asker(self) -> Callable[[int, float | None], None]:
+        """Return what asks for a refresh; for the calls."""
+        return self._ask
+
+    def count_missed(self, connection_id: int) -> None:
+        """Note that a run was skipped; for SyncTask."""
+        with self._lock:
+            self.missed[connection_id] = self.missed.get(connection_id, 0) + 1
+
+    def events(self, after: int, limit: int) -> Sequence[OutboxEvent]:
+        """Return what happened; for the call of that name."""
+        with self._lock:
+            return [event for event in self._events if event.id > after][:limit]
+
+    def _ask(self, connection_id: int, _min_ttl_s: float | None) -> None:
+        with self._lock:
+            self.asked.append(connection_id)
+            before = self.read(connection_id)
+            reason = self._failing.get(connection_id)
+            self._standings[connection_id] = (
+                self._renewed(before)
+                if reason is None
+                else replace(before, pause=timedelta(minutes=1), pause_reason=reason)
+            )
+
+    def _renewed(self, before: Standing) -> Standing:
+        version = before.version + 1
+        place = Place(_ENVIRONMENT, before.connection_id, before.grant_number, Field.ACCESS_TOKEN)
+        token = Secret(f"fake-access-token-{before.connection_id}-{version}")
+        return replace(
+            before,
+            version=version,
+            access_token=self.keyring.seal(token, place),
+            expires_at=_now() + _LIFETIME,
+            left=_LIFETIME,
+            since_refresh=_RENEWED,
+            since_attempt=_RENEWED,
+            attempt_began_at=_now(),
+        )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)  # noqa: TID251  # a fake's token has to expire at some time
+
+
+@contextlib.contextmanager
+def fake() -> Iterator[FakeConnections]:
+    """Put connections in memory in the worker's place for the block, and give them; there are none at first."""
+    connections = FakeConnections()
+    other_side.put_in_place(connections)
+    try:
+        yield connections
+    finally:
+        other_side.put_in_place(None)
+
+
+__all__ = ["FakeConnections", "fake"]

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import pickle
+import statistics
+import sys
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +186,19 @@ def test_a_key_that_is_not_here_is_named(environment: dict[str, str], connected:
 def test_a_token_longer_than_any_is_asked_for_at_most_once_a_minute(fleet: Fleet, connected: Connected) -> None:
     fleet.update(connected.id, "token_obtained_at = now() - interval '30 seconds'")
     assert qbo_refresh.access_token(connected.id, min_ttl=timedelta(hours=2))
+
+
+def test_a_fresh_token_costs_a_millisecond_at_most(connected: Connected) -> None:
+    medians = []
+    for _ in range(3):
+        took = []
+        for _ in range(200):
+            began = time.perf_counter()
+            qbo_refresh.access_token(connected.id)
+            took.append(time.perf_counter() - began)
+        medians.append(statistics.median(took))
+    sys.stdout.write(f"a fresh token: {1000 * min(medians):.2f} ms (median)\n")
+    assert min(medians) < 0.001
 
 
 def test_a_rejected_token_is_answered_with_the_newer_one(

@@ -11,7 +11,7 @@ import qbo_refresh
 from qbo_refresh import configuration
 from qbo_refresh.errors import ConfigurationError, InvalidState, UnknownConnection
 from qbo_refresh.sealing import Field as Sealed
-from qbo_refresh.sealing import Keyring, Unsealable, authorization_place, client_keys, new_key
+from qbo_refresh.sealing import Unsealable, authorization_place, new_key
 from tests.support.consents import REDIRECT
 
 if TYPE_CHECKING:
@@ -136,17 +136,6 @@ def test_code_and_company_are_sealed_for_their_row(fleet: Fleet, consents: Conse
         assert fleet.keyring.open(blob, place).reveal() == clear
         with pytest.raises(Unsealable):
             fleet.keyring.open(blob, replace(place, connection_id=row.id + 1))
-
-
-def test_a_host_needs_no_more_than_the_client_keys(
-    fleet: Fleet, consents: Consents, environment: dict[str, str]
-) -> None:
-    (connected,) = fleet.connect()
-    configuration.use(
-        replace(consents.config, keyring=Keyring.from_client_text(client_keys(environment["TOKEN_KEYS"])))
-    )
-    brought = consents.consent(connected.id, connected.realm_id)
-    assert consents.accept(brought)
 
 
 def test_a_link_outlives_a_new_key(fleet: Fleet, consents: Consents, environment: dict[str, str]) -> None:

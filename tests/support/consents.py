@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from qbo_refresh import authorizing, configuration, database
+from qbo_refresh import authorizing, configuration, database, sealing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ class Consents:
         self.simulator = simulator
         self.config = configuration.configure(
             database_url=environment["DATABASE_URL"],
-            token_keys=environment["TOKEN_KEYS"],
+            client_keys=sealing.client_keys(environment["TOKEN_KEYS"]),
             authorize_url=simulator.authorize_url,
             redirect_url=REDIRECT,
             broker_url=environment["REDIS_URL"],

@@ -34,6 +34,7 @@ COMMANDS = {
     "import": "worker.cli.transfer:import_",
     "export": "worker.cli.transfer:export",
     "keys": "worker.cli.keys:keys",
+    "roles": "worker.cli.roles:roles",
     "simulate": "worker.cli.simulate:simulate",
 }
 

@@ -1,0 +1,179 @@
+"""SyncTask on real Celery workers of a host, in the pools that hosts use."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import chord
+
+from tests.support.hosts import host_variables
+from tests.support.processes import PATIENCE_S, ROOT, Program, eventually
+from tests.system.conftest import assert_without_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import redis
+    from celery import Celery
+
+    from tests.support.fleet import Connected, Fleet
+    from tests.support.processes import Programs
+    from worker.embedded import Servers
+
+OPTIONS = ("-E", "-Q", "host", "-n", "host@%h", "-l", "INFO")
+POOLS = [
+    ("-P", "prefork", "-c", "2"),
+    ("-P", "threads", "-c", "4"),
+    pytest.param(
+        ("-P", "gevent", "-c", "8"),
+        marks=pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed"),
+    ),
+]
+
+
+class Host:
+    """A worker of the host's and what its tasks have written down."""
+
+    def __init__(self, program: Program, notes: Path, app: Celery) -> None:
+        self.program, self.app, self._notes = program, app, notes
+
+    def notes(self) -> list[str]:
+        """Return how far each run got."""
+        return self._notes.read_text().splitlines() if self._notes.exists() else []
+
+    def send(self, name: str, *args: object, **kwargs: object) -> Any:
+        """Send one of its tasks."""
+        return self.app.send_task(name, args=args, kwargs=kwargs, queue="host")
+
+
+@pytest.fixture
+def start_host(
+    environment: dict[str, str], tmp_path: Path, session_servers: Servers, fleet: Fleet, another_app: Celery
+) -> Iterator[Callable[..., Host]]:
+    """Give a function that starts a worker of the host's; the argument is its pool."""
+    started: list[Program] = []
+
+    def start(pool: tuple[str, ...], **variables: str) -> Host:
+        log, notes = tmp_path / "host.log", tmp_path / "notes"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "tests.system.host_app", "worker", *pool, *OPTIONS],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=ROOT,
+                env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HOST_NOTES": str(notes)}
+                | {"HOST_BROKER_URL": environment["REDIS_URL"]}
+                # It asks through the app of the task that runs, as hosts that share the broker do.
+                | {name: host_variables(environment)[name] for name in ("QBO_DATABASE_URL", "QBO_CLIENT_KEYS")}
+                | variables,
+                start_new_session=True,
+            )
+        session_servers.watch(process.pid)
+        started.append(Program(process, log))
+        started[-1].wait_for(r"@\S+ ready\.")
+        return Host(started[-1], notes, another_app)
+
+    yield start
+    for each in started:
+        each.kill()
+        assert_without_secrets(each.output(), fleet.simulator)
+
+
+def hold(fleet: Fleet, connected: Connected, reason: str = "operator") -> None:
+    fleet.db.execute(
+        "INSERT INTO qbo.sync_holds (connection_id, reason) VALUES (%(id)s, %(reason)s)",
+        {"id": connected.id, "reason": reason},
+    )
+
+
+def missed(fleet: Fleet, connected: Connected) -> int:
+    row = fleet.db.execute(
+        "SELECT runs FROM qbo.missed_runs WHERE connection_id = %(id)s", {"id": connected.id}
+    ).one_or_none()
+    return row.runs if row else 0
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_paused_run_is_skipped_before_the_body_counted_and_shown_as_ignored(
+    pool: tuple[str, ...], start_host: Callable[..., Host], programs: Programs, fleet: Fleet, another_app: Celery
+) -> None:
+    healthy, paused = fleet.connect(2)
+    hold(fleet, paused)
+    host = start_host(pool)
+    programs.ready_worker()
+    seen: list[dict[str, Any]] = []
+    with another_app.connection_for_read() as connection:
+        receiver = another_app.events.Receiver(connection, handlers={"task-ignored": seen.append})
+        listening = threading.Thread(target=_capture, args=(receiver,))
+        listening.start()
+        # Five at once of one connection, and the healthy one's token has to be renewed by the worker first.
+        runs = [host.send("host.sync", paused.id) for _ in range(5)]
+        assert host.send("host.sync", healthy.id).get(timeout=PATIENCE_S) == "version 2"
+        eventually(lambda: missed(fleet, paused) == 5)
+        eventually(lambda: {each.state for each in runs} == {"IGNORED"})
+        eventually(lambda: len(seen) == 5)
+        receiver.should_stop = True
+        listening.join()
+    assert {event["uuid"] for event in seen} == {each.id for each in runs}
+    assert {event["reason"] for event in seen} == {"operator"}
+    assert host.notes() == [f"began {healthy.id}", f"synced {healthy.id}"]
+    assert host.program.says(r"ERROR|Traceback") == []
+
+
+def _capture(receiver: Any) -> None:
+    receiver.capture(limit=None, timeout=PATIENCE_S, wakeup=False)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_pause_in_mid_sync_ends_the_run_cleanly_though_the_host_retries_whatever_fails(
+    pool: tuple[str, ...], start_host: Callable[..., Host], fleet: Fleet, valkey: redis.Redis
+) -> None:
+    (connected,) = fleet.connect()
+    fleet.db.execute(
+        "INSERT INTO qbo.external_ids (external_id, connection_id) VALUES ('acme', %(id)s)", {"id": connected.id}
+    )
+    host = start_host(pool)
+    run = host.send("host.sync_pausing", "began", company="external:acme")
+    eventually(lambda: valkey.llen("reached"))
+    hold(fleet, connected, "reauth")
+    valkey.lpush("go", "on")
+    eventually(lambda: run.state == "IGNORED")
+    assert host.notes() == ["began external:acme"]
+    assert missed(fleet, connected) == 1
+    assert host.program.says(r"ERROR|Traceback|Retry") == []
+
+
+def test_in_a_chord_a_paused_run_does_not_keep_the_others_waiting(
+    start_host: Callable[..., Host], programs: Programs, fleet: Fleet
+) -> None:
+    healthy, paused = fleet.connect(2)
+    hold(fleet, paused)
+    host = start_host(POOLS[0])
+    programs.ready_worker()
+    header = [host.app.signature("host.sync", args=(each.id,), queue="host") for each in (healthy, paused)]
+    body = host.app.signature("host.total", queue="host")
+    assert chord(header, app=host.app)(body).get(timeout=PATIENCE_S) == ["version 2", None]
+    assert missed(fleet, paused) == 1
+
+
+def test_without_postgresql_each_task_does_what_it_is_set_to_and_by_default_comes_again(
+    start_host: Callable[..., Host], fleet: Fleet
+) -> None:
+    (connected,) = fleet.connect()
+    away = {"QBO_DATABASE_URL": "postgresql://user:password@127.0.0.1:1/name"}
+    host = start_host(POOLS[1], **away)
+    later, skipped = host.send("host.sync", connected.id), host.send("host.sync_or_not", connected.id)
+    host.send("host.sync_anyway", connected.id).get(timeout=PATIENCE_S)
+    eventually(lambda: later.state == "RETRY")
+    eventually(lambda: skipped.state == "IGNORED")
+    assert host.notes() == [f"anyway {connected.id}"]
+    host.program.wait_for(r"host\.sync\[\S+\] retry: database_unavailable")
+    assert missed(fleet, connected) == 0
