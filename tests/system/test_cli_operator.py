@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from qbo_refresh.sealing import Keyring
+
 if TYPE_CHECKING:
     from tests.support.fleet import Fleet
 
@@ -145,3 +147,29 @@ def test_run_without_a_database_starts_nothing(environment: dict[str, str], tmp_
     assert both.returncode == 2
     assert "--embedded would not use it" in both.stderr
     assert not (tmp_path / ".qbo-refresh").exists()
+
+
+def test_keys_client_prints_what_opens_no_refresh_token(environment: dict[str, str], tmp_path: Path) -> None:
+    printed = ended((*CLI, "keys", "client"), environment, tmp_path)
+    assert printed.returncode == 0
+    name, _, value = printed.stdout.strip().partition("=")
+    assert (name, Keyring.from_client_text(value).key_ids) == ("CLIENT_KEYS", ("test",))
+    assert environment["TOKEN_KEYS"].partition(":")[2] not in printed.stdout
+    as_json = ended((*CLI, "keys", "client", "--json"), environment, tmp_path)
+    assert json.loads(as_json.stdout) == {"CLIENT_KEYS": value}
+    missing = ended((*CLI, "keys", "client"), {}, tmp_path)
+    assert (missing.returncode, "TOKEN_KEYS is not set" in missing.stderr) == (2, True)
+
+
+def test_roles_prints_sql_and_acl_lines_and_changes_nothing_unasked(
+    environment: dict[str, str], tmp_path: Path, fleet: Fleet
+) -> None:
+    printed = ended((*CLI, "roles", "--client", "host"), environment, tmp_path)
+    assert printed.returncode == 0
+    assert 'GRANT SELECT ON "qbo"."sync_holds" TO "host";' in printed.stdout
+    assert "user qbo_worker on" in printed.stdout
+    assert fleet.db.execute("SELECT FROM pg_roles WHERE rolname IN ('host', 'qbo_worker')").all() == []
+    odd = ended((*CLI, "roles", "--client", "a'b"), environment, tmp_path)
+    assert (odd.returncode, "small letters" in odd.stderr) == (2, True)
+    bare = environment | {"DATABASE_SCHEMA": "elsewhere"}
+    assert "qbo-refresh migrate" in ended((*CLI, "roles", "--apply"), bare, tmp_path).stderr

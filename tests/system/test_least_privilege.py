@@ -108,8 +108,6 @@ assert not ours, ours
 token = qbo_refresh.access_token(int(sys.argv[1]))
 ours = {name for name in sys.modules if name.partition(".")[0] in ("worker", "alembic", "requests", "pydantic")}
 assert not ours, ours
-from qbo_refresh import configuration
-from qbo_refresh.sealing import Field, Place, Unsealable
 print(json.dumps({"version": token.version, "environment": dict(os.environ)}))
 """
 

@@ -71,7 +71,8 @@ def start_host(
                 cwd=ROOT,
                 env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HOST_NOTES": str(notes)}
                 | {"HOST_BROKER_URL": environment["REDIS_URL"]}
-                | host_variables(environment)
+                # It asks through the app of the task that runs, as hosts that share the broker do.
+                | {name: host_variables(environment)[name] for name in ("QBO_DATABASE_URL", "QBO_CLIENT_KEYS")}
                 | variables,
                 start_new_session=True,
             )
