@@ -111,9 +111,12 @@ def test_a_paused_run_is_skipped_before_the_body_counted_and_shown_as_ignored(
     programs.ready_worker()
     seen: list[dict[str, Any]] = []
     with another_app.connection_for_read() as connection:
-        receiver = another_app.events.Receiver(connection, handlers={"task-ignored": seen.append})
+        heard: list[object] = []
+        handlers = {"task-ignored": seen.append, "worker-heartbeat": heard.append}
+        receiver = another_app.events.Receiver(connection, handlers=handlers)
         listening = threading.Thread(target=_capture, args=(receiver,))
         listening.start()
+        eventually(lambda: heard)  # what is published before it listens is lost
         # Five at once of one connection, and the healthy one's token has to be renewed by the worker first.
         runs = [host.send("host.sync", paused.id) for _ in range(5)]
         assert host.send("host.sync", healthy.id).get(timeout=PATIENCE_S) == "version 2"
