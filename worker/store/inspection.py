@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qbo_refresh.sealing import Field, Place, realm_place
+from worker.policy import LONGEST_LEASE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,8 +63,17 @@ def missing_privileges(db: Database, *, schema: str) -> list[str]:
 
 def frozen(db: Database) -> str | None:
     """Return why everything is frozen, perhaps an empty text; None if it is not."""
-    row = db.execute("SELECT frozen, COALESCE(frozen_reason, '') AS reason FROM qbo.control").one()
-    return str(row.reason) if row.frozen else None
+    row = db.execute("SELECT frozen, COALESCE(frozen_reason, '') AS reason FROM qbo.control").one_or_none()
+    return str(row.reason) if row is not None and row.frozen else None
+
+
+def impossible_leases(db: Database) -> list[int]:
+    """Return connections whose lease ends later than any can. Goes over every row."""
+    rows = db.execute(
+        "SELECT id FROM qbo.connections WHERE leased_until > now() + %(longest)s::interval ORDER BY id",
+        {"longest": LONGEST_LEASE},
+    )
+    return [row.id for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +96,26 @@ def room(db: Database) -> Room:
 
 # The key id stands in each blob after its format and its length (`qbo_refresh.sealing`).
 _KEY_ID = "convert_from(substr({blob}, 3, get_byte({blob}, 1)), 'SQL_ASCII')"
+_BLOBS = (
+    ("connections", "refresh_token"),
+    ("connections", "previous_refresh_token"),
+    ("connections", "access_token"),
+    ("connections", "realm_id"),
+    ("candidates", "refresh_token"),
+)
 _KEYS_IN_USE = f"""
-SELECT key_id, sum(n)::bigint AS n FROM (
-    SELECT {_KEY_ID.format(blob="refresh_token")} AS key_id, count(*) AS n FROM qbo.connections
-    WHERE length(refresh_token) > 2 GROUP BY 1
-    UNION ALL
-    SELECT {_KEY_ID.format(blob="realm_id")}, count(*) FROM qbo.connections WHERE length(realm_id) > 2 GROUP BY 1
-    UNION ALL
-    SELECT {_KEY_ID.format(blob="refresh_token")}, count(*) FROM qbo.candidates
-    WHERE length(refresh_token) > 2 GROUP BY 1
-) AS blobs GROUP BY key_id ORDER BY n DESC
+SELECT key_id, sum(n)::bigint AS n FROM ({
+    " UNION ALL ".join(
+        f"SELECT {_KEY_ID.format(blob=blob)} AS key_id, count(*) AS n FROM qbo.{table}"
+        f" WHERE length({blob}) > 2 GROUP BY 1"
+        for table, blob in _BLOBS
+    )
+}) AS blobs GROUP BY key_id ORDER BY n DESC
 """  # noqa: S608  # composed of constants
 
 
 def keys_in_use(db: Database) -> dict[str, int]:
-    """Return key id → how many refresh tokens, realm ids and candidates are sealed with it. Goes over every row."""
+    """Return key id → how many blobs, those of candidates too, are sealed with it. Goes over every row."""
     return {row.key_id: row.n for row in db.execute(_KEYS_IN_USE)}
 
 
@@ -142,6 +157,16 @@ def samples(db: Database, *, newest: int) -> Sequence[Sample]:
         )
         for row in db.execute(_SAMPLES, {"newest": newest})
     ]
+
+
+def environments(db: Database, connection_ids: Sequence[int]) -> dict[int, str]:
+    """Return connection id → its app's environment, for those that are there."""
+    rows = db.execute(
+        "SELECT c.id, a.environment FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id"
+        " WHERE c.id = ANY (%(ids)s::bigint[])",
+        {"ids": list(connection_ids)},
+    )
+    return {row.id: row.environment for row in rows}
 
 
 def rows_by_app(db: Database) -> dict[tuple[str, str], int]:
