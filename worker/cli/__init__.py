@@ -22,6 +22,7 @@ COMMANDS = {
     "adopt-database": "worker.cli.database:adopt_database",
     "list": "worker.cli.fleet:list_",
     "status": "worker.cli.status:status",
+    "explain": "worker.cli.explain:explain",
     "dry-run": "worker.cli.dry_run:dry_run",
     "refresh": "worker.cli.connection:refresh",
     "freeze": "worker.cli.connection:freeze",

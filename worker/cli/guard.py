@@ -89,8 +89,8 @@ def _told(each: Guarded, suspects: Sequence[Suspect], known: Known) -> list[str]
     else:
         patience = round(GUARD_PATIENCE.total_seconds() / 3600)
         lines += [
-            f"  guard      TRIPPED at {utc(tripped)} ({from_now(tripped, each.at)}): verdicts wait until it is",
-            f"             calm for an hour, for a release, or, one by one, {patience} h beside others that work",
+            f"  guard      TRIPPED at {utc(tripped)} ({from_now(tripped, each.at)}): verdicts wait",
+            f"             for a calm hour, a release, or {patience} h of refusals while others work",
         ]
     if waits is not None:
         lines += [
@@ -157,7 +157,7 @@ def release(*, reason: str, client_id: str | None, environment: str | None, as_j
         print_json({"released": len(shut), "suspects": sum(each.suspects for each in shut)})
         return
     for each in shut:
-        click.echo(f"{each.environment} {printable(each.client_id)}: released. {_follows(each, config)}")
+        click.echo(f"{each.environment} {printable(each.client_id)}: released.\n{_follows(each, config)}")
     if not shut:
         click.echo("Nothing is held back: every guard is open and no wait stands. Nothing changed.")
 
@@ -167,6 +167,6 @@ def _follows(each: Guarded, config: Settings) -> str:
         return "No connection is suspect now."
     several = "1 suspect is" if each.suspects == 1 else f"{each.suspects} suspects are"
     return (
-        f"{several} asked once more, within {round(config.confirm_after_seconds / 60)} minutes of the last time;"
-        " those that are refused again must reconnect, and are told."
+        f"{several} asked once more, within {round(config.confirm_after_seconds / 60)} minutes\n"
+        "of the last time; those that are refused again must reconnect, and are told."
     )

@@ -159,6 +159,16 @@ def samples(db: Database, *, newest: int) -> Sequence[Sample]:
     ]
 
 
+def attempts_before(db: Database, moment: datetime) -> int:
+    """Return how many attempts that began before a moment are under way still. Goes over every row."""
+    row = db.execute(
+        "SELECT count(*) AS n FROM qbo.connections WHERE leased_until > now()"
+        " AND leased_until <= now() + %(longest)s::interval AND attempt_began_at < %(moment)s",
+        {"moment": moment, "longest": LONGEST_LEASE},
+    ).one()
+    return int(row.n)
+
+
 def environments(db: Database, connection_ids: Sequence[int]) -> dict[int, str]:
     """Return connection id → its app's environment, for those that are there."""
     rows = db.execute(
