@@ -24,12 +24,10 @@ _DAYS = UNSETTLED_S // 86400
 @click.option("--dry-run", is_flag=True, help="Open and seal everything, but write nothing.")
 @json_option
 def rotate(*, dry_run: bool, as_json: bool) -> int:
-    r"""Seal every token and realm id anew with the first of TOKEN_KEYS, and tell which keys nothing needs any more.
+    """Seal every token and realm id anew with the first of TOKEN_KEYS, and tell which keys nothing needs any more.
 
-    \b
-    1. Put a new key before the old ones in TOKEN_KEYS, everywhere, and restart.
-    2. qbo-refresh keys rotate
-    3. Take a key out once it is told to be removable.
+    First put a new key before the old ones in TOKEN_KEYS, everywhere, and restart. Then run this, and take a key out
+    once it is told to be removable.
 
     Safe while workers, imports and reconnects run, and to repeat: it takes up where it was stopped. Exit status 1 if
     something does not open.

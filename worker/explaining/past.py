@@ -94,7 +94,7 @@ def _facts(attempt: Attempt) -> str:
 WITHHELD = {
     "candidate": "a token that may be the live one has not been tried",
     "epoch": "the database failed over or was restored within a day, so that the row's token may be an old one",
-    "guard": "too many connections of the app were refused at once, which is not the customers' doing",
+    "guard": "too many connections of the app were refused at once for it to be their customers' doing",
     "witness": "no other connection of the app has worked since, so that perhaps none would",
     "previous": "the previous token had not been tried again",
 }

@@ -156,13 +156,15 @@ def claim(
 
 # No lease is that long: a hand wrote it, or the database's clock was stepped back under it. In the second case somebody
 # may hold it this very moment, so that it is not taken for over: it ends one longest lease after it was noticed, which
-# is after the end of any that was taken before. Rows that are due for so long are few, and this passes over no others.
+# is after the end of any that was taken before. Of each app those 10,000 rows are looked at that are the most overdue, and
+# by so much: ordinarily there are none.
 _SHORTEN = """
 UPDATE qbo.connections SET leased_until = now() + %(longest)s::interval
 WHERE leased_until > now() + %(longest)s::interval AND id IN (
-    SELECT id FROM qbo.connections
-    WHERE app_id = ANY (%(key_apps)s::int[]) AND due_at <= now() - %(longest)s::interval AND NOT frozen
-    ORDER BY due_at LIMIT 10000)
+    SELECT late.id FROM (SELECT DISTINCT unnest(%(key_apps)s::int[])) AS k (app_id) CROSS JOIN LATERAL (
+        SELECT id FROM qbo.connections
+        WHERE app_id = k.app_id AND due_at <= now() - %(longest)s::interval AND NOT frozen
+        ORDER BY due_at, id LIMIT 10000) AS late)
 RETURNING id
 """
 

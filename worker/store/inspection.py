@@ -96,21 +96,16 @@ def room(db: Database) -> Room:
 
 # The key id stands in each blob after its format and its length (`qbo_refresh.sealing`).
 _KEY_ID = "convert_from(substr({blob}, 3, get_byte({blob}, 1)), 'SQL_ASCII')"
-_BLOBS = (
-    ("connections", "refresh_token"),
-    ("connections", "previous_refresh_token"),
-    ("connections", "access_token"),
-    ("connections", "realm_id"),
-    ("candidates", "refresh_token"),
-)
 _KEYS_IN_USE = f"""
-SELECT key_id, sum(n)::bigint AS n FROM ({
-    " UNION ALL ".join(
-        f"SELECT {_KEY_ID.format(blob=blob)} AS key_id, count(*) AS n FROM qbo.{table}"
-        f" WHERE length({blob}) > 2 GROUP BY 1"
-        for table, blob in _BLOBS
-    )
-}) AS blobs GROUP BY key_id ORDER BY n DESC
+SELECT key_id, sum(n)::bigint AS n FROM (
+    SELECT {_KEY_ID.format(blob="b.blob")} AS key_id, count(*) AS n
+    FROM qbo.connections c CROSS JOIN LATERAL (
+        VALUES (c.refresh_token), (c.previous_refresh_token), (c.access_token), (c.realm_id)) AS b (blob)
+    WHERE length(b.blob) > 2 GROUP BY 1
+    UNION ALL
+    SELECT {_KEY_ID.format(blob="refresh_token")}, count(*) FROM qbo.candidates
+    WHERE length(refresh_token) > 2 GROUP BY 1
+) AS blobs GROUP BY key_id ORDER BY n DESC
 """  # noqa: S608  # composed of constants
 
 
