@@ -156,8 +156,8 @@ def claim(
 
 # No lease is that long: a hand wrote it, or the database's clock was stepped back under it. In the second case somebody
 # may hold it this very moment, so that it is not taken for over: it ends one longest lease after it was noticed, which
-# is after the end of any that was taken before. Of each app those 10,000 rows are looked at that are the most overdue, and
-# by so much: ordinarily there are none.
+# is after the end of any that was taken before. Of each app the 10,000 most overdue rows are looked at, those that are
+# late by so much: ordinarily there are none.
 _SHORTEN = """
 UPDATE qbo.connections SET leased_until = now() + %(longest)s::interval
 WHERE leased_until > now() + %(longest)s::interval AND id IN (
