@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker import log, policy
-from worker.store import control, dispatch
+from worker.store import claims, control, dispatch
 from worker.store.control import Identity
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BATCH = 1000
 MINUTES_QUEUED_AT_MOST = 2
-_UNFIT = {
+UNFIT = {
     Identity.QUIET: "new_epoch",
     Identity.ANOTHER: "another_database",
     Identity.NO_CONTROL_ROW: "no_control_row",
@@ -57,18 +57,25 @@ class Swept:
     skipped: str | None = None
 
 
+def longest_queue(per_minute: int) -> int:
+    """Return how many messages may wait before nothing is added."""
+    return MINUTES_QUEUED_AT_MOST * per_minute
+
+
 def dispatch_due(sweep: Sweep) -> Swept:
     """Publish what is due, in batches, so that a fleet of any size takes the memory of one batch.
 
     Two dispatchers at once, a backlog of sweep messages and a flushed broker are harmless: the marks decide.
     """
-    if sweep.queue_length() > MINUTES_QUEUED_AT_MOST * sweep.per_minute:
+    if sweep.queue_length() > longest_queue(sweep.per_minute):
         return _skipped("queue_full")
     identity = control.recognise(sweep.db, lease=sweep.lease)
     if identity is not Identity.SAME:
-        return _skipped(_UNFIT[identity])
+        return _skipped(UNFIT[identity])
     if not dispatch.begin_sweep(sweep.db, sweep.keys, every=sweep.every):
         return _skipped("swept_already")
+    for connection_id in claims.shorten_impossible_leases(sweep.db, sweep.keys):
+        log.error("lease.impossible", connection_id=connection_id)
     usable, probing = dispatch.open_apps(sweep.db, sweep.keys)
     budget = max(1, round(sweep.per_sweep * policy.ramp(dispatch.running_for(sweep.db))))
     published = 0

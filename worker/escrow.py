@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -22,11 +23,12 @@ from worker import log
 from worker.attempt import Received
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 UNSETTLED_S = 30 * 24 * 3600
 SETTLED_S = 25 * 3600  # a day for a database that fails over and forgets its last commits
 _REST_AFTER_FAILURE_S = 5.0
+_PREFIX = "qbo:escrow:"
 # A token that was saved as version n has base n - 1. Older ones are spent; newer ones exist if commits were lost.
 _VERSIONS = range(-1, 9)
 
@@ -56,7 +58,7 @@ class RedisEscrow:
 
     @staticmethod
     def _key(connection_id: int, grant_number: int, base_version: int) -> str:
-        return f"qbo:escrow:{connection_id}:{grant_number}:{base_version}"
+        return f"{_PREFIX}{connection_id}:{grant_number}:{base_version}"
 
     def put(self, received: Received) -> bool:
         """Keep a copy for 30 days; False if Redis did not take it."""
@@ -93,6 +95,32 @@ class RedisEscrow:
                 pipe.execute()
         except Exception as error:  # noqa: BLE001  # whatever is wrong with the copy, the save goes on
             log.debug("escrow.not_settled", count=len(keys), error=type(error).__name__)
+
+    def everything(self) -> Iterator[Received | None]:
+        """Yield every copy there is, whoever it belongs to; None for an entry that is not of ours.
+
+        Goes over all keys of this Redis, a thousand at a time, which is slow where it is shared with a large broker.
+
+        Raises:
+            RedisError: It cannot be asked.
+        """
+        untyped: Any = self._redis  # bytes or text, as far as redis-py says; bytes here
+        for key in untyped.scan_iter(match=f"{_PREFIX}*", count=1000):
+            numbers = key.decode("ascii", "replace").removeprefix(_PREFIX).split(":")
+            if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):  # noqa: PLR2004  # as in _key
+                yield None
+                continue
+            try:
+                entries = untyped.lrange(key, 0, -1)
+            except redis.ResponseError:  # not a list
+                entries = [b""]
+            connection_id, grant_number, base_version = map(int, numbers)
+            for entry in entries:
+                yield _decode(entry, connection_id, grant_number, base_version)
+
+    def sample(self, count: int) -> Iterator[Received | None]:
+        """Yield up to so many copies, as `everything` does."""
+        return islice(self.everything(), count)
 
     def find(self, connection_id: int, *, grant_number: int, base_version: int) -> Sequence[Received] | None:
         """Return the copies that came after this version or in place of it, oldest first; None if Redis is away."""

@@ -10,13 +10,17 @@ import redis
 
 from qbo_refresh.errors import QboRefreshError
 from worker import queues, reaching
+from worker.store import control as control_row
+from worker.store import held
 from worker.store import totals as figures
+from worker.store.control import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from worker.database import Database
     from worker.settings import Settings
+    from worker.store.control import Known
     from worker.store.totals import AppState, Control, Total
 
 SWEEPS_MISSED = 3
@@ -29,6 +33,7 @@ class Health:
     """Where the fleet stands.
 
     Attributes:
+        known: Which database the control row knows, and which one this is.
         keys: App id → the hashes of the client secrets that this process has; None if its settings have no keys.
         queue_lengths: Messages that wait, by queue; None if Redis is away (`redis_trouble` says why).
         sweep: The time between two sweeps.
@@ -36,6 +41,7 @@ class Health:
     """
 
     control: Control
+    known: Known
     apps: Sequence[AppState]
     totals: Sequence[Total]
     keys: Mapping[int, frozenset[bytes]] | None
@@ -67,13 +73,15 @@ def _grouped(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 def take(db: Database, config: Settings) -> Health:
     """Gather it: one pass over the connections, a few small statements, one round trip to Redis, which may be away."""
-    lengths, trouble = _queue_lengths(config)
+    lengths, trouble = queue_lengths(config)
     apps = figures.app_states(db)
+    held_here = held.secrets(apps, config)
     return Health(
         control=figures.control(db),
+        known=control_row.look(db, lease=config.pace.lease),
         apps=apps,
         totals=figures.totals(db),
-        keys=_keys(config, apps),
+        keys=None if held_here is None else {each.app_id: frozenset(each.secret_hashes) for each in held_here},
         queue_lengths=lengths,
         redis_trouble=trouble,
         sweep=timedelta(seconds=config.sweep_seconds),
@@ -81,20 +89,8 @@ def take(db: Database, config: Settings) -> Health:
     )
 
 
-def _keys(config: Settings, apps: Sequence[AppState]) -> dict[int, frozenset[bytes]] | None:
-    try:
-        lookup, configured = config.lookup(), config.apps()
-    except QboRefreshError:
-        return None
-    ids = {(app.environment, app.client_id): app.id for app in apps}
-    return {
-        ids[app.environment, app.client_id]: frozenset(lookup.secret_hash(secret) for secret in app.secrets)
-        for app in configured
-        if (app.environment, app.client_id) in ids
-    }
-
-
-def _queue_lengths(config: Settings) -> tuple[dict[str, int] | None, str | None]:
+def queue_lengths(config: Settings) -> tuple[dict[str, int] | None, str | None]:
+    """Return how many messages wait in each queue, or None and why Redis cannot be asked."""
     try:
         url = config.redis()
         client = redis.Redis.from_url(url, socket_timeout=_REDIS_WITHIN_S, socket_connect_timeout=_REDIS_WITHIN_S)
@@ -123,8 +119,22 @@ def problems(health: Health) -> list[str]:
     ]
 
 
+_UNFIT = {
+    Identity.ANOTHER: (
+        "This is another PostgreSQL cluster than the one that these rows were refreshed in: nothing is sent. If it is"
+        " meant to send, and the old one never will again: `qbo-refresh adopt-database`."
+    ),
+    Identity.NO_CONTROL_ROW: (
+        "The row of the table control is missing: nothing is sent. If this database is the one that sends:"
+        " `qbo-refresh adopt-database`."
+    ),
+}
+
+
 def _control_problems(health: Health) -> Iterable[str]:
     control = health.control
+    if health.known.identity in _UNFIT:
+        yield _UNFIT[health.known.identity]
     if control.frozen:
         yield f"Everything is frozen ({control.frozen_reason or 'no reason given'}): `qbo-refresh thaw --all` ends it."
     waiting = control.at - control.undelivered_since if control.undelivered_since and health.delivers else timedelta(0)
@@ -134,10 +144,20 @@ def _control_problems(health: Health) -> Iterable[str]:
             " and a worker for qbo.events? `qbo-refresh events --undelivered` shows them."
         )
 
+    if control.stalled_since is not None:
+        since = control.at - control.stalled_since
+        yield f"Due connections have not been refreshed for {_minutes(since)}: are beat and enough workers running?"
+
 
 def _app_problems(health: Health) -> Iterable[str]:
     for app in health.apps:
         name = f"the {app.environment} app {app.client_id}"
+        if app.guard.tripped_at is not None and not app.guard.is_open:
+            since = _minutes(health.control.at - app.guard.tripped_at)
+            yield (
+                f"Intuit refused too many connections of {name} at once, {since} ago: verdicts wait;"
+                " `qbo-refresh guard` tells whose."
+            )
         mine = None if health.keys is None else health.keys.get(app.id)
         waiting = sum(total.waiting for total in health.totals if total.app_id == app.id)
         if health.keys is not None and mine is None and waiting:
@@ -172,6 +192,16 @@ def _row_problems(health: Health) -> Iterable[str]:
         )
     if unreadable := sum(total.connections for total in health.totals if total.last_outcome == "unreadable"):
         yield f"{unreadable} connections do not open with TOKEN_KEYS: `qbo-refresh doctor` names the missing key."
+    if impossible := health.count(lambda total: total.impossible_leases):
+        yield (
+            f"{impossible} leases end later than any can: a sweep lets each end once its connection is an hour late"
+            " (or somebody stepped PostgreSQL's clock back)."
+        )
+    if writers := health.count(lambda total: total.second_writers):
+        yield (
+            f"Somebody else refreshes {writers} of these grants, too: stop the old system, or the copy;"
+            " `qbo-refresh list --second-writer` names them."
+        )
     if expiring := health.count(lambda total: total.expiring):
         yield f"{expiring} grants expire within {figures.EXPIRES_SOON.days} days unless they are refreshed."
 

@@ -19,7 +19,7 @@ from qbo_refresh.event_message import EXTERNAL_ID
 from qbo_refresh.sealing import Keyring, Lookup
 from qbo_refresh.secret import Secret
 from worker import reaching
-from worker.policy import Pace
+from worker.policy import LONGEST_LEASE, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     event_queue: str = Field("celery", min_length=1, max_length=255)
     event_broker_url: SecretStr | None = None
     refresh_per_minute: int = Field(1200, ge=1, le=10_000_000)
-    lease_seconds: float = Field(60, ge=1, le=3600, allow_inf_nan=False)
+    lease_seconds: float = Field(60, ge=1, le=LONGEST_LEASE.total_seconds(), allow_inf_nan=False)
     confirm_after_seconds: float = Field(900, ge=0, le=30 * 86400, allow_inf_nan=False)
     backoff_seconds: float = Field(60, gt=0, le=3600, allow_inf_nan=False)
     sweep_seconds: float = Field(60, gt=0, le=3600, allow_inf_nan=False)

@@ -1,44 +1,18 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import pytest
 
-from worker import settings as worker_settings
-from worker.cli import main
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.support.commands import Run
     from tests.support.fleet import Fleet
 
-Run: TypeAlias = "Callable[..., tuple[int, str, str]]"
 GOOD = '{"realm_id": "91301", "refresh_token": "RT1-001-H0-made-up"}\n'
 BAD = '{"realm_id": "91302"}\n'
-
-
-@pytest.fixture
-def run(
-    environment: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> Iterator[Run]:
-    for name, value in environment.items():
-        monkeypatch.setenv(f"QBO_{name}", value)
-    monkeypatch.chdir(tmp_path)
-    worker_settings.load.cache_clear()
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        printed = capsys.readouterr()
-        return int(str(ended.value.code)), printed.out, printed.err
-
-    yield command
-    worker_settings.load.cache_clear()
 
 
 def test_import_ends_with_1_for_bad_lines_and_prints_no_value(run: Run, tmp_path: Path) -> None:

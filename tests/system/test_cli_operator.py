@@ -78,12 +78,14 @@ def test_an_unknown_database_and_a_database_that_is_away_are_told_apart(
     assert "no such database" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["list", "status"])
+@pytest.mark.parametrize(
+    "command", ["list", "status", "explain 7", "dry-run", "guard", "guard release --reason x", "app", "app unblock"]
+)
 def test_a_command_without_a_database_ends_with_one_sentence(tmp_path: Path, command: str) -> None:
-    done = ended((*CLI, command), {}, tmp_path)
+    done = ended((*CLI, *command.split()), {}, tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("qbo-refresh: DATABASE_URL is not set")
-    away = ended((*CLI, command), {"DATABASE_URL": "postgresql://u:canary@127.0.0.1:1/x"}, tmp_path)
+    away = ended((*CLI, *command.split()), {"DATABASE_URL": "postgresql://u:canary@127.0.0.1:1/x"}, tmp_path)
     assert away.returncode == 2
     assert len(away.stderr.splitlines()) == 1
     assert "canary" not in away.stderr
@@ -123,7 +125,7 @@ def test_doctor_prints_a_line_for_each_check(environment: dict[str, str], fleet:
     done = ended((*CLI, "doctor", "--json"), environment, tmp_path)
     checks = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, done.stdout
-    assert len(checks) == 15
+    assert len(checks) == 18
     nothing = ended((*CLI, "doctor"), {}, tmp_path)
     assert nothing.returncode == 1
     assert "TOKEN_KEYS is not set" in nothing.stdout

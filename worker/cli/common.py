@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
+from qbo_refresh.errors import QboRefreshError
 from worker import schema, settings
 from worker.database import Database
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Sequence
 
     from worker.settings import Settings
 
@@ -52,6 +54,10 @@ def plain(value: object) -> object:
             return value.value
         case bytes():
             return value.hex()
+        case Mapping():
+            return {name: plain(each) for name, each in value.items()}
+        case list() | tuple():
+            return [plain(each) for each in value]
         case _:
             return value
 
@@ -59,3 +65,39 @@ def plain(value: object) -> object:
 def printable(text: str) -> str:
     """Return text from outside (a label, an external id) without control characters: it may reach a terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def choose_apps(apps: Sequence[T], *, client_id: str | None, environment: str | None) -> Sequence[T]:
+    """Return the apps that `--app` and `--environment` name: all, if neither is given.
+
+    Raises:
+        UnknownApp: They name none.
+    """
+    chosen = [app for app in apps if client_id in (None, app.client_id) and environment in (None, app.environment)]
+    if not chosen and (client_id or environment):
+        raise UnknownApp("No app has this client id and environment: `qbo-refresh app` shows those there are.")
+    return chosen
+
+
+class UnknownApp(QboRefreshError):
+    """No app is called that."""
+
+
+class _App(Protocol):
+    @property
+    def client_id(self) -> str: ...
+    @property
+    def environment(self) -> str: ...
+
+
+T = TypeVar("T", bound=_App)
+
+
+def app_options(function: click.decorators.FC) -> click.decorators.FC:
+    """Add `--app` and `--environment`, which choose among several apps."""
+    for option in (
+        click.option("--environment", type=click.Choice(["production", "sandbox"]), help="Only apps there."),
+        click.option("--app", "client_id", metavar="CLIENT_ID", help="Only this app; all without it."),
+    ):
+        function = option(function)
+    return function

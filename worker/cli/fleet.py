@@ -32,6 +32,7 @@ _COLUMNS = ("id", "label", "external ids", "status", "holds", "next", "last", "a
 @click.option("--due", is_flag=True, help="Those that are due now.")
 @click.option("--held", is_flag=True, help="Those whose syncs are paused.")
 @click.option("--frozen", is_flag=True, help="Those that are frozen one by one or by label.")
+@click.option("--second-writer", is_flag=True, help="Those whose grant somebody else was seen to refresh, too.")
 @click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="At most so many; 0: all.")
 @json_option
 def list_(*, as_json: bool, limit: int, **filters: Any) -> None:

@@ -1,4 +1,4 @@
-"""`keys`: making keys, and deriving those that a host's processes may hold."""
+"""`keys`: making keys, bringing in new ones, and deriving those that a host's processes may hold."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import click
 from qbo_refresh import sealing
 from worker import settings
 from worker.cli.common import json_option, print_json
+from worker.cli.rotation import rotate
 
 
 @click.group()
 def keys() -> None:
-    """Make the keys that seal tokens, and those for a host's processes."""
+    """Make the keys that seal tokens, bring in new ones, and derive those for a host's processes."""
+
+
+keys.add_command(rotate)
 
 
 @keys.command()
@@ -21,7 +25,7 @@ def new(*, key_id: str, as_json: bool) -> None:
     """Print a new TOKEN_KEYS and LOOKUP_KEY, for a .env file or a secret store.
 
     LOOKUP_KEY never changes: where one is configured already, no other is made. To bring in a further key, put the new
-    one before the old ones in TOKEN_KEYS, with a comma between, and keep those.
+    one before the old ones in TOKEN_KEYS, with a comma between, keep those, and run `qbo-refresh keys rotate`.
 
     Lose TOKEN_KEYS and every customer must reconnect: keep a copy apart from the database.
     """

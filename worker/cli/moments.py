@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+_MINUTE = "%Y-%m-%d %H:%M"
 _YEARS = 2 * 365
+
+
+def utc(moment: datetime, *, form: str = _MINUTE) -> str:
+    """Write a moment down in UTC, to the minute."""
+    return moment.astimezone(UTC).strftime(form)
 
 
 def from_now(moment: datetime | None, at: datetime) -> str:

@@ -6,15 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker import health, settings
+from worker import health, policy, settings
 from worker.cli.common import json_option, open_database, plain, print_json, printable
 from worker.cli.moments import from_now
+from worker.store.control import Identity
 from worker.store.totals import EXPIRES_SOON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from worker.health import Health
+
+
+_IDENTITIES = {
+    Identity.SAME: "the one that the control row knows",
+    Identity.QUIET: "failed over or restored just now: quiet for one lease",
+    Identity.ANOTHER: "ANOTHER one than the control row knows: nothing is sent",
+    Identity.NO_CONTROL_ROW: "its control row is MISSING: nothing is sent",
+}
 
 
 @click.command()
@@ -50,6 +59,12 @@ def _facts(found: Health) -> dict[str, Any]:
         "in_doubt": count(lambda total: total.in_doubt),
         "frozen": count(lambda total: total.frozen),
         "everything_frozen": control.frozen,
+        "database": found.known.identity,
+        "database_changed_at": found.known.epoch_since,
+        "stalled_since": control.stalled_since,
+        "refreshed_with_previous_secret": count(lambda total: total.previous_secret),
+        "second_writers": count(lambda total: total.second_writers),
+        "impossible_leases": count(lambda total: total.impossible_leases),
         "held": control.held,
         "untried_candidates": control.candidates,
         "attempted_last_hour": found.by_outcome(lambda total: total.attempted_hour),
@@ -73,6 +88,9 @@ def _app_facts(found: Health) -> Iterator[dict[str, Any]]:
             "connections": sum(total.connections for total in found.totals if total.app_id == app.id),
             "keys_here": found.keys is not None and app.id in found.keys,
             "throttled_until": plain(app.throttled_until),
+            "guard": "open" if app.guard.is_open else "tripped",
+            "guard_tripped_at": plain(app.guard.tripped_at),
+            "verdicts_wait_until": plain(policy.waits_until(found.known.epoch_since, app.guard, now=found.known.at)),
             "blocked": [{"reason": block.reason, "since": plain(block.since)} for block in app.blocks],
         }
 
@@ -86,6 +104,7 @@ def _print_status(found: Health) -> None:
         "due now": f"{facts['due']}, overdue {facts['overdue']}",
         "under way": f"{facts['under_lease']}, in doubt {facts['in_doubt']}",
         "frozen": "everything" if facts["everything_frozen"] else facts["frozen"],
+        "database": _database(found),
         "syncs held": _listed(facts["held"]).strip(" ()") or "none",
         "candidates": f"{facts['untried_candidates']} untried",
         "last hour": _listed(facts["attempted_last_hour"]).strip(" ()") or "no attempts",
@@ -96,12 +115,23 @@ def _print_status(found: Health) -> None:
         else "all delivered",
         "expiries": f"nearest {from_now(facts['nearest_refresh_expiry'], at) or 'unknown'};"
         f" within {EXPIRES_SOON.days} days {facts['expiring_soon']}, hard limit {facts['hard_expiring_soon']}",
+        "old secret": f"{facts['refreshed_with_previous_secret']} refreshed last with the previous client secret",
+        "second writer": f"seen for {facts['second_writers']} connections within a week",
         "queues": _listed(queued).strip(" ()") if queued is not None else "unknown: Redis is away",
     }
+    for name, number in (("old secret", "refreshed_with_previous_secret"), ("second writer", "second_writers")):
+        if not facts[number]:
+            del lines[name]
     for name, text in lines.items():
-        click.echo(f"{name:12}{text}")
+        click.echo(f"{name:14}{text}")
     for app in facts["apps"]:
-        click.echo(f"{'app':12}{_app_line(app)}")
+        click.echo(f"{'app':14}{_app_line(app)}")
+
+
+def _database(found: Health) -> str:
+    since = found.known.epoch_since
+    changed = f", changed {from_now(since, found.known.at)}" if since else ""
+    return _IDENTITIES[found.known.identity] + changed
 
 
 def _app_line(app: Mapping[str, Any]) -> str:
@@ -109,6 +139,10 @@ def _app_line(app: Mapping[str, Any]) -> str:
     parts.append("keys here" if app["keys_here"] else "no keys here")
     if app["throttled_until"]:
         parts.append(f"throttled until {app['throttled_until']}")
+    if app["guard"] != "open":
+        parts.append(f"guard tripped at {app['guard_tripped_at']}")
+    if app["verdicts_wait_until"]:
+        parts.append(f"verdicts wait until {app['verdicts_wait_until']}")
     parts += [f"a secret blocked since {block['since']} ({block['reason']})" for block in app["blocked"]]
     return ", ".join(parts)
 

@@ -1,7 +1,7 @@
 """Checks of an installation, one after the other: what is right, what is wrong, and the mend.
 
-Nothing is changed and nothing of a connection is sent anywhere: Intuit is asked with a made-up code. Two of the checks
-go over the whole table once, a second or two for each million rows.
+Nothing is changed and nothing of a connection is sent anywhere: Intuit is asked with a made-up code. Three of the
+checks go over the whole table once, a second or two for each million rows.
 """
 
 from __future__ import annotations
@@ -77,10 +77,13 @@ _CHECKS: tuple[tuple[str, Callable[[Patient], str]], ...] = (
     ("tables", tables.migrated),
     ("privileges", tables.privileges),
     ("control", tables.frozen),
+    ("same database", tables.identity),
+    ("leases", tables.leases),
     ("connections", tables.connections),
     ("redis", servers.redis),
     ("redis memory", servers.eviction),
     ("token keys", keys.token_keys),
+    ("escrow", keys.escrow),
     ("lookup key", keys.lookup_key),
     ("apps", keys.keyless),
     ("intuit", servers.intuit),

@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbo_refresh.errors import QboRefreshError
+from qbo_refresh.sealing import Field, Place
+from worker.attempt import Received
 from worker.doctor.patient import Skipped, Wrong
+from worker.escrow import RedisEscrow
 from worker.store import control, inspection
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qbo_refresh.sealing import Keyring
     from worker.doctor.patient import Patient
 
@@ -38,6 +43,35 @@ def token_keys(patient: Patient) -> str:
 def _opens(keyring: Keyring, sample: inspection.Sample) -> bool:
     try:
         keyring.open(sample.refresh_token, sample.token_place)
+    except QboRefreshError:
+        return False
+    return True
+
+
+def escrow(patient: Patient) -> str:
+    """Check that a sample of the copies in Redis opens; none is a fault of a connection."""
+    db, keyring = patient.database(), patient.config.keyring()
+    found = list(RedisEscrow(patient.config.redis()).sample(SAMPLE))
+    environments = inspection.environments(db, [each.connection_id for each in found if isinstance(each, Received)])
+    shut = [each for each in found if not _copy_opens(keyring, each, environments)]
+    if shut:
+        raise Wrong(
+            f"{len(shut)} of {len(found)} sampled copies in the escrow do not open: a key was taken out of TOKEN_KEYS"
+            " too early (put it back, last in the list), or somebody wrote there. Each is passed over; none makes a"
+            " verdict."
+        )
+    return f"{len(found)} sampled copies in Redis open" if found else "no copies in Redis"
+
+
+def _copy_opens(keyring: Keyring, found: Received | None, environments: Mapping[int, str]) -> bool:
+    if found is None:
+        return False
+    environment = environments.get(found.connection_id)
+    if environment is None:
+        return True  # of a connection that is not there any more: nobody will ask for it
+    place = Place(environment, found.connection_id, found.grant_number, Field.REFRESH_TOKEN)
+    try:
+        keyring.open(found.refresh_token, place)
     except QboRefreshError:
         return False
     return True

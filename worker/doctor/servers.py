@@ -13,9 +13,12 @@ from worker.intuit import probe
 from worker.store import inspection
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from worker.doctor.patient import Patient
 
 CLOCKS_APART = timedelta(seconds=5)
+CLOCKS_FAR_APART = timedelta(minutes=5)
 
 
 def redis(patient: Patient) -> str:
@@ -76,11 +79,30 @@ def clocks(patient: Patient) -> str:
         differences["Intuit"] = patient.intuits_time[0] - patient.intuits_time[1]
     if not differences:
         raise Skipped("there is no other clock to compare with")
+    return compared(differences)
+
+
+def compared(differences: Mapping[str, timedelta]) -> str:
+    """Say how far other clocks are from this machine's.
+
+    Raises:
+        Wrong: One is minutes away. No lease, schedule or verdict depends on it; TLS, logs and states do.
+    """
     apart = {name: by for name, by in differences.items() if abs(by) > CLOCKS_APART}
     listed = ", ".join(
         f"{name}'s is {abs(round(by.total_seconds()))} s {'ahead' if by > timedelta(0) else 'behind'}"
         for name, by in apart.items()
     )
+    if any(abs(by) > CLOCKS_FAR_APART for by in apart.values()):
+        others = " and ".join(apart)
+        if len(differences) == 1:
+            at_fault = f"this machine's clock, or {others}'s,"
+        else:
+            at_fault = "this machine's clock" if len(apart) == len(differences) else f"the clock of {others}"
+        raise Wrong(
+            f"Compared with this machine's, {listed}: set {at_fault} right (NTP). Leases, schedules and verdicts do"
+            " not depend on it; certificates and the times in logs do."
+        )
     return f"compared with this machine's, {listed}; nothing depends on that" if apart else "within 5 s of each other"
 
 

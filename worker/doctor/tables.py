@@ -9,12 +9,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from worker import reaching, schema
 from worker.database import Database, DatabaseUnavailable
 from worker.doctor.patient import Skipped, Wrong
-from worker.store import inspection
+from worker.store import control, inspection
+from worker.store.control import Identity
 
 if TYPE_CHECKING:
     from worker.doctor.patient import Patient
 
 OLDEST_POSTGRES = 14
+_SHOWN = 5
 WORKERS_CONNECTIONS = 25  # a worker of 20 threads, a sweep, and this program
 
 
@@ -58,10 +60,59 @@ def privileges(patient: Patient) -> str:
 
 def frozen(patient: Patient) -> str:
     """Check that nothing is frozen as a whole."""
+    if control.look(patient.database(), lease=patient.config.pace.lease).identity is Identity.NO_CONTROL_ROW:
+        raise Wrong(
+            "The row of the table control is missing: nothing is sent. If this database is the one that sends:"
+            " `qbo-refresh adopt-database`."
+        )
     reason = inspection.frozen(patient.database())
     if reason is not None:
         raise Wrong(f"Everything is frozen ({reason or 'no reason given'}): `qbo-refresh thaw --all` ends it.")
     return "not frozen"
+
+
+def identity(patient: Patient) -> str:
+    """Tell whether this is the database that the control row knows, and what the server does not tell."""
+    known = control.look(patient.database(), lease=patient.config.pace.lease)
+    hidden = [
+        name
+        for name, value in (("system identifier", known.system_identifier_now), ("timeline", known.timeline_now))
+        if value is None
+    ]
+    blind = f"; this server does not tell its {' and its '.join(hidden)}: {_UNSEEN[tuple(hidden)]}" if hidden else ""
+    match known.identity:
+        case Identity.NO_CONTROL_ROW:
+            raise Skipped(f"the control row is missing{blind}")
+        case Identity.ANOTHER:
+            raise Wrong(
+                f"This is another PostgreSQL cluster ({known.system_identifier_now}) than the one that the rows were"
+                f" refreshed in ({known.system_identifier}): nothing is sent. A copy must stay so. If this one is to"
+                f" send, and the other never will again: `qbo-refresh adopt-database`{blind}."
+            )
+        case Identity.QUIET:
+            return f"it failed over or was restored just now: nothing is sent for one lease, then it goes on{blind}"
+    changed = f", since {known.epoch_since:%Y-%m-%d %H:%M %Z}" if known.epoch_since else ""
+    return f"the one that the control row knows, epoch {known.epoch}{changed}{blind}"
+
+
+_UNSEEN = {
+    ("system identifier",): "a copy on another cluster is not recognised; freeze before you copy",
+    ("timeline",): "a failover and a restore are not recognised; after one, `qbo-refresh freeze --all` and look",
+    ("system identifier", "timeline"): "neither a copy nor a failover nor a restore is recognised; freeze before each",
+}
+
+
+def leases(patient: Patient) -> str:
+    """Check that no lease ends later than any can."""
+    found = inspection.impossible_leases(patient.database())
+    if found:
+        shown = ", ".join(map(str, found[:_SHOWN])) + (", …" if len(found) > _SHOWN else "")
+        raise Wrong(
+            f"{len(found)} leases end more than an hour from now, which none can (connections {shown}): a sweep lets"
+            " each end once its connection is an hour late. Somebody wrote them by hand, or stepped PostgreSQL's"
+            " clock back."
+        )
+    return "none ends later than it can"
 
 
 def connections(patient: Patient) -> str:

@@ -4,6 +4,7 @@ from worker.policy.answers import Decision, Standing, decide, unreadable
 from worker.policy.pace import (
     DAY,
     LONGEST_BACKOFF,
+    LONGEST_LEASE,
     LONGEST_THROTTLE,
     NEAR_EXPIRY,
     REFUSALS_THAT_BLOCK,
@@ -11,12 +12,13 @@ from worker.policy.pace import (
     Pace,
 )
 from worker.policy.schedule import backoff, next_refresh_in, ramp, slot, until_slot
-from worker.policy.verdicts import GUARD_WINDOW, Evidence, Guard, Withheld, guard_threshold, is_calm, judge
+from worker.policy.verdicts import GUARD_WINDOW, Evidence, Guard, Withheld, guard_threshold, is_calm, judge, waits_until
 
 __all__ = [
     "DAY",
     "GUARD_WINDOW",
     "LONGEST_BACKOFF",
+    "LONGEST_LEASE",
     "LONGEST_THROTTLE",
     "NEAR_EXPIRY",
     "REFUSALS_THAT_BLOCK",
@@ -37,4 +39,5 @@ __all__ = [
     "slot",
     "unreadable",
     "until_slot",
+    "waits_until",
 ]

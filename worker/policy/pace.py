@@ -11,6 +11,8 @@ LONGEST_THROTTLE = timedelta(minutes=15)
 UNREADABLE_PAUSE = timedelta(hours=1)
 REFUSALS_THAT_BLOCK = 3
 NEAR_EXPIRY = timedelta(days=10)
+# What LEASE_SECONDS may be at most: no attempt, of whatever configuration, owns a row for longer.
+LONGEST_LEASE = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)

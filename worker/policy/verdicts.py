@@ -102,16 +102,22 @@ def _against(standing: Standing, evidence: Evidence, *, pace: Pace) -> Withheld 
     since = standing.suspect_since or evidence.now
     if evidence.untried:
         return Withheld.CANDIDATE
-    if evidence.epoch_since is not None and evidence.now - evidence.epoch_since < EPOCH_WAIT:
-        released_at = evidence.guard.released_at
-        if released_at is None or released_at < evidence.epoch_since:
-            return Withheld.EPOCH
+    if waits_until(evidence.epoch_since, evidence.guard, now=evidence.now) is not None:
+        return Withheld.EPOCH
     persists = evidence.witness and evidence.now - since >= GUARD_PATIENCE
     if not (evidence.guard.is_open or evidence.hard_expired or persists):
         return Withheld.GUARD
     if not evidence.witness and evidence.now - since < pace.confirm_alone_after:
         return Withheld.WITNESS
     return Withheld.PREVIOUS if evidence.previous_untried else None
+
+
+def waits_until(epoch_since: datetime | None, guard: Guard, *, now: datetime) -> datetime | None:
+    """Return when the wait after a change of the database is over; None if none stands, or it was released."""
+    if epoch_since is None or now - epoch_since >= EPOCH_WAIT:
+        return None
+    released = guard.released_at is not None and guard.released_at >= epoch_since
+    return None if released else epoch_since + EPOCH_WAIT
 
 
 def guard_threshold(population: int) -> float:

@@ -70,7 +70,8 @@ def block(
 
 
 _UNBLOCK = """
-DELETE FROM qbo.app_blocks WHERE app_id = %(app)s AND secret_hash = %(hash)s RETURNING blocked_at IS NOT NULL AS was
+DELETE FROM qbo.app_blocks
+WHERE app_id = %(app)s AND (%(hash)s::bytea IS NULL OR secret_hash = %(hash)s) RETURNING blocked_at IS NOT NULL AS was
 """
 # What was published meanwhile found the block and went: it is published again by the next sweep.
 _REQUEUE = "UPDATE qbo.connections SET queued_until = NULL WHERE app_id = %(app)s AND queued_until > now()"
@@ -84,9 +85,19 @@ WHERE app_id = %(app)s AND suspect_since IS NOT NULL AND status = 'needs_reauth'
 
 def unblock(db: Database, claim: Claim, secret_hash: bytes) -> None:
     """Lift what stands against a secret that has just worked; if it was blocked, operators are told, once."""
-    row = db.execute(_UNBLOCK, {"app": claim.app_id, "hash": secret_hash}).one_or_none()
-    if row is None or not row.was:
-        return
-    db.execute(_REQUEUE, {"app": claim.app_id})
-    db.execute(_ASK_AGAIN, {"app": claim.app_id})
-    events.emit_for_app(db, Event.APP_UNBLOCKED, environment=claim.environment, client_id=claim.client_id)
+    lift_blocks(db, claim.app_id, environment=claim.environment, client_id=claim.client_id, secret_hash=secret_hash)
+
+
+def lift_blocks(
+    db: Database, app_id: int, *, environment: str, client_id: str, secret_hash: bytes | None = None
+) -> int:
+    """Lift the block of one secret of an app, or of all (None), and return how many stood. One transaction of a caller.
+
+    Refusals that were counted and did not block yet are forgotten, too.
+    """
+    lifted = sum(bool(row.was) for row in db.execute(_UNBLOCK, {"app": app_id, "hash": secret_hash}).all())
+    if lifted:
+        db.execute(_REQUEUE, {"app": app_id})
+        db.execute(_ASK_AGAIN, {"app": app_id})
+        events.emit_for_app(db, Event.APP_UNBLOCKED, environment=environment, client_id=client_id)
+    return lifted

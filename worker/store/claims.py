@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qbo_refresh.status import Status
 from worker.attempt import Claim, Freshness, Keys, Trigger
-from worker.policy import Standing
+from worker.policy import LONGEST_LEASE, Standing
 from worker.policy.expiry import Clocks
 
 if TYPE_CHECKING:
@@ -152,6 +152,26 @@ def claim(
         is_new_epoch=row.is_new_epoch,
         is_foreign=bool(row.is_foreign),
     )
+
+
+# No lease is that long: a hand wrote it, or the database's clock was stepped back under it. In the second case somebody
+# may hold it this very moment, so that it is not taken for over: it ends one longest lease after it was noticed, which
+# is after the end of any that was taken before. Of each app the 10,000 most overdue rows are looked at, those that are
+# late by so much: ordinarily there are none.
+_SHORTEN = """
+UPDATE qbo.connections SET leased_until = now() + %(longest)s::interval
+WHERE leased_until > now() + %(longest)s::interval AND id IN (
+    SELECT late.id FROM (SELECT DISTINCT unnest(%(key_apps)s::int[])) AS k (app_id) CROSS JOIN LATERAL (
+        SELECT id FROM qbo.connections
+        WHERE app_id = k.app_id AND due_at <= now() - %(longest)s::interval AND NOT frozen
+        ORDER BY due_at, id LIMIT 10000) AS late)
+RETURNING id
+"""
+
+
+def shorten_impossible_leases(db: Database, keys: tuple[Keys, ...]) -> list[int]:
+    """Let leases that end in the far future end in an hour, and return whose they were."""
+    return [row.id for row in db.execute(_SHORTEN, {"longest": LONGEST_LEASE, **key_arrays(keys)})]
 
 
 @functools.lru_cache(maxsize=16)

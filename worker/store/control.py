@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from qbo_refresh.status import Event
 from worker.store import events
 
 if TYPE_CHECKING:
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
     from qbo_refresh.sealing import Lookup
     from worker.database import Database
@@ -31,11 +32,32 @@ class Identity(Enum):
     NO_CONTROL_ROW = "no control row"
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Which database the control row knows, and which one this is; what the server does not tell is None.
+
+    Attributes:
+        at: The database's time.
+        epoch_since: When it changed last, as far as anybody has noticed; None if it never did.
+    """
+
+    identity: Identity
+    at: datetime
+    system_identifier: str | None = None
+    timeline: int | None = None
+    system_identifier_now: str | None = None
+    timeline_now: int | None = None
+    epoch: int = 1
+    epoch_since: datetime | None = None
+
+
 _READ = """
-SELECT system_identifier, timeline, epoch, told_system_identifier, qbo.system_identifier() AS system_identifier_now,
-       qbo.timeline() AS timeline_now, COALESCE(epoch_since > now() - %(lease)s::interval, false) AS is_quiet
+SELECT now() AS at, system_identifier, timeline, epoch, epoch_since, told_system_identifier,
+       qbo.system_identifier() AS system_identifier_now, qbo.timeline() AS timeline_now,
+       COALESCE(epoch_since > now() - %(lease)s::interval, false) AS is_quiet
 FROM qbo.control
 """
+_THERE = "SELECT now() AS at, qbo.system_identifier() AS system_identifier, qbo.timeline() AS timeline"
 _FIRST = """
 UPDATE qbo.control SET system_identifier = %(system)s, timeline = %(timeline)s
 WHERE system_identifier IS NULL AND timeline IS NULL
@@ -77,6 +99,35 @@ def recognise(db: Database, *, lease: timedelta) -> Identity:
                 )
             return Identity.QUIET
         return Identity.QUIET if row.is_quiet else Identity.SAME
+
+
+def look(db: Database, *, lease: timedelta) -> Known:
+    """Compare the database with the one that the control row knows, and change nothing."""
+    row = db.execute(_READ, {"lease": lease}).one_or_none()
+    if row is None:
+        there = db.execute(_THERE).one()
+        return Known(
+            Identity.NO_CONTROL_ROW,
+            there.at,
+            system_identifier_now=there.system_identifier,
+            timeline_now=there.timeline,
+        )
+    if _differ(row.system_identifier, row.system_identifier_now):
+        identity = Identity.ANOTHER
+    elif row.is_quiet or _differ(row.timeline, row.timeline_now):
+        identity = Identity.QUIET
+    else:
+        identity = Identity.SAME
+    return Known(
+        identity,
+        row.at,
+        row.system_identifier,
+        row.timeline,
+        row.system_identifier_now,
+        row.timeline_now,
+        row.epoch,
+        row.epoch_since,
+    )
 
 
 def _differ(known: Any, now: Any) -> bool:

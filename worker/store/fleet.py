@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qbo_refresh.errors import QboRefreshError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from worker.database import Database
+
+
+class NoControlRow(QboRefreshError):
+    """The control row is gone: a hand deleted it, or a restore left it out."""
 
 
 def ids_by_id(db: Database, connection_id: int) -> list[int]:
@@ -50,7 +56,15 @@ def set_frozen(db: Database, *, frozen: bool, connection_id: int | None = None, 
 
 
 def set_all_frozen(db: Database, *, frozen: bool, reason: str | None) -> bool:
-    """Freeze or thaw everything through the control row, which every claim reads; False if it was so already."""
+    """Freeze or thaw everything through the control row, which every claim reads; False if it was so already.
+
+    Raises:
+        NoControlRow: There is nothing to write it into, and nothing is sent.
+    """
+    if db.execute("SELECT count(*) AS n FROM qbo.control").one().n == 0:
+        raise NoControlRow(
+            "The row of the table control is missing: nothing is sent until `qbo-refresh adopt-database`."
+        )
     changed = db.execute(
         "UPDATE qbo.control SET frozen = %(frozen)s, frozen_reason = %(reason)s,"
         " thawed_at = CASE WHEN %(frozen)s THEN thawed_at ELSE now() END WHERE frozen <> %(frozen)s",

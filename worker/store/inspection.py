@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qbo_refresh.sealing import Field, Place, realm_place
+from worker.policy import LONGEST_LEASE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,8 +63,17 @@ def missing_privileges(db: Database, *, schema: str) -> list[str]:
 
 def frozen(db: Database) -> str | None:
     """Return why everything is frozen, perhaps an empty text; None if it is not."""
-    row = db.execute("SELECT frozen, COALESCE(frozen_reason, '') AS reason FROM qbo.control").one()
-    return str(row.reason) if row.frozen else None
+    row = db.execute("SELECT frozen, COALESCE(frozen_reason, '') AS reason FROM qbo.control").one_or_none()
+    return str(row.reason) if row is not None and row.frozen else None
+
+
+def impossible_leases(db: Database) -> list[int]:
+    """Return connections whose lease ends later than any can. Goes over every row."""
+    rows = db.execute(
+        "SELECT id FROM qbo.connections WHERE leased_until > now() + %(longest)s::interval ORDER BY id",
+        {"longest": LONGEST_LEASE},
+    )
+    return [row.id for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +98,10 @@ def room(db: Database) -> Room:
 _KEY_ID = "convert_from(substr({blob}, 3, get_byte({blob}, 1)), 'SQL_ASCII')"
 _KEYS_IN_USE = f"""
 SELECT key_id, sum(n)::bigint AS n FROM (
-    SELECT {_KEY_ID.format(blob="refresh_token")} AS key_id, count(*) AS n FROM qbo.connections
-    WHERE length(refresh_token) > 2 GROUP BY 1
-    UNION ALL
-    SELECT {_KEY_ID.format(blob="realm_id")}, count(*) FROM qbo.connections WHERE length(realm_id) > 2 GROUP BY 1
+    SELECT {_KEY_ID.format(blob="b.blob")} AS key_id, count(*) AS n
+    FROM qbo.connections c CROSS JOIN LATERAL (
+        VALUES (c.refresh_token), (c.previous_refresh_token), (c.access_token), (c.realm_id)) AS b (blob)
+    WHERE length(b.blob) > 2 GROUP BY 1
     UNION ALL
     SELECT {_KEY_ID.format(blob="refresh_token")}, count(*) FROM qbo.candidates
     WHERE length(refresh_token) > 2 GROUP BY 1
@@ -100,7 +110,7 @@ SELECT key_id, sum(n)::bigint AS n FROM (
 
 
 def keys_in_use(db: Database) -> dict[str, int]:
-    """Return key id → how many refresh tokens, realm ids and candidates are sealed with it. Goes over every row."""
+    """Return key id → how many blobs, those of candidates too, are sealed with it. Goes over every row."""
     return {row.key_id: row.n for row in db.execute(_KEYS_IN_USE)}
 
 
@@ -142,6 +152,26 @@ def samples(db: Database, *, newest: int) -> Sequence[Sample]:
         )
         for row in db.execute(_SAMPLES, {"newest": newest})
     ]
+
+
+def attempts_before(db: Database, moment: datetime) -> int:
+    """Return how many attempts that began before a moment are under way still. Goes over every row."""
+    row = db.execute(
+        "SELECT count(*) AS n FROM qbo.connections WHERE leased_until > now()"
+        " AND leased_until <= now() + %(longest)s::interval AND attempt_began_at < %(moment)s",
+        {"moment": moment, "longest": LONGEST_LEASE},
+    ).one()
+    return int(row.n)
+
+
+def environments(db: Database, connection_ids: Sequence[int]) -> dict[int, str]:
+    """Return connection id → its app's environment, for those that are there."""
+    rows = db.execute(
+        "SELECT c.id, a.environment FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id"
+        " WHERE c.id = ANY (%(ids)s::bigint[])",
+        {"ids": list(connection_ids)},
+    )
+    return {row.id: row.environment for row in rows}
 
 
 def rows_by_app(db: Database) -> dict[tuple[str, str], int]:

@@ -23,6 +23,7 @@ class Filter:
     due: bool = False
     held: bool = False
     frozen: bool = False
+    second_writer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ def _where(which: Filter) -> str:
         conditions.append("EXISTS (SELECT FROM qbo.sync_holds h WHERE h.connection_id = c.id)")
     if which.frozen:
         conditions.append("c.frozen")
+    if which.second_writer:
+        conditions.append("c.second_writer_at IS NOT NULL")
     return " AND ".join(conditions)
 
 

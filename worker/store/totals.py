@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from worker.policy import LONGEST_LEASE, Guard
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from worker.database import Database
 
 LATE = timedelta(hours=2)
+WRITER_RECENT = timedelta(days=7)
 STALE = timedelta(hours=26)  # a day, its spread, and an hour
 EXPIRES_SOON = timedelta(days=10)
 
@@ -31,6 +34,9 @@ class Total:
         attempted_hour: Those whose last attempt that ended began within an hour.
         expires: The nearest end of a grant.
         expiring: Grants that end within `EXPIRES_SOON`, though they are refreshed.
+        impossible_leases: Those whose lease ends later than any can.
+        previous_secret: Those that were refreshed last with the client secret before the one in use.
+        second_writers: Those of whose grant somebody else was seen to have a newer token, within `WRITER_RECENT`.
     """
 
     app_id: int
@@ -48,6 +54,9 @@ class Total:
     expires: datetime | None
     expiring: int
     hard_expiring: int
+    impossible_leases: int
+    previous_secret: int
+    second_writers: int
 
 
 _TOTALS = """
@@ -64,24 +73,31 @@ SELECT app_id, status, last_outcome, count(*) AS connections, count(next_refresh
        count(*) FILTER (WHERE status IN ('active', 'suspect')
                         AND refresh_expires_at <= now() + %(soon)s::interval) AS expiring,
        count(*) FILTER (WHERE status IN ('active', 'suspect')
-                        AND hard_expires_at <= now() + %(soon)s::interval) AS hard_expiring
+                        AND hard_expires_at <= now() + %(soon)s::interval) AS hard_expiring,
+       count(*) FILTER (WHERE leased_until > now() + %(longest)s::interval) AS impossible_leases,
+       count(*) FILTER (WHERE status IN ('active', 'suspect') AND last_secret = 'previous') AS previous_secret,
+       count(*) FILTER (WHERE second_writer_at > now() - %(writer)s::interval) AS second_writers
 FROM qbo.connections GROUP BY app_id, status, last_outcome
 """
 
 
 def totals(db: Database) -> Sequence[Total]:
     """Count the fleet in one pass over the table."""
-    rows = db.execute(_TOTALS, {"late": LATE, "stale": STALE, "soon": EXPIRES_SOON})
+    rows = db.execute(
+        _TOTALS,
+        {"late": LATE, "stale": STALE, "soon": EXPIRES_SOON, "longest": LONGEST_LEASE, "writer": WRITER_RECENT},
+    )
     return [Total(**row._mapping) for row in rows]  # noqa: SLF001  # SQLAlchemy's public name for it
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One client secret that Intuit refuses."""
+    """One client secret that Intuit refuses; the next connection tries it at `probe_at`."""
 
     secret_hash: bytes
     reason: str
     since: datetime
+    probe_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +109,8 @@ class AppState:
     client_id: str
     throttled_until: datetime | None
     swept_at: datetime | None
+    guard: Guard
+    guard_note: str | None
     blocks: tuple[Block, ...]
 
 
@@ -100,16 +118,26 @@ def app_states(db: Database) -> Sequence[AppState]:
     """Return the apps that rows belong to; `throttled_until` only while it lasts."""
     blocks: dict[int, list[Block]] = {}
     for row in db.execute(
-        "SELECT app_id, secret_hash, reason, blocked_at FROM qbo.app_blocks WHERE blocked_at IS NOT NULL"
+        "SELECT app_id, secret_hash, reason, blocked_at, probe_at FROM qbo.app_blocks WHERE blocked_at IS NOT NULL"
         " ORDER BY blocked_at"
     ):
-        blocks.setdefault(row.app_id, []).append(Block(bytes(row.secret_hash), row.reason, row.blocked_at))
+        block = Block(bytes(row.secret_hash), row.reason, row.blocked_at, row.probe_at)
+        blocks.setdefault(row.app_id, []).append(block)
     rows = db.execute(
         "SELECT id, environment, client_id, CASE WHEN throttled_until > now() THEN throttled_until END AS throttled,"
-        " swept_at FROM qbo.apps ORDER BY id"
+        " swept_at, guard_tripped_at, guard_released_at, guard_note FROM qbo.apps ORDER BY id"
     )
     return [
-        AppState(row.id, row.environment, row.client_id, row.throttled, row.swept_at, tuple(blocks.get(row.id, ())))
+        AppState(
+            row.id,
+            row.environment,
+            row.client_id,
+            row.throttled,
+            row.swept_at,
+            Guard(row.guard_tripped_at, row.guard_released_at),
+            row.guard_note,
+            tuple(blocks.get(row.id, ())),
+        )
         for row in rows
     ]
 
@@ -121,6 +149,7 @@ class Control:
     Attributes:
         at: The database's time.
         held: Connections whose syncs are paused, by reason.
+        stalled_since: Since when due connections have not been refreshed, as the watch has seen it.
         undelivered_since: When the oldest event that waits for delivery was written; None if none waits.
     """
 
@@ -131,23 +160,24 @@ class Control:
     candidates: int
     undelivered_since: datetime | None
     held: dict[str, int]
+    stalled_since: datetime | None = None
 
 
 _CONTROL = """
-SELECT now() AS at, g.frozen, g.frozen_reason,
+SELECT now() AS at, COALESCE(g.frozen, false) AS frozen, g.frozen_reason, g.stalled_since,
        (SELECT max(swept_at) FROM qbo.apps) AS swept_at,
        (SELECT count(*) FROM qbo.candidates WHERE tried_at IS NULL) AS candidates,
        (SELECT COALESCE(resent_at, created_at) FROM qbo.outbox WHERE delivered_at IS NULL ORDER BY id LIMIT 1)
            AS undelivered_since
-FROM qbo.control g
+FROM (VALUES (true)) AS always (one) LEFT JOIN qbo.control g ON true
 """
 
 
 def control(db: Database) -> Control:
-    """Return what the control row, the candidates, the outbox and the holds say."""
+    """Return what the control row, the candidates, the outbox and the holds say. A missing row is not frozen."""
     row = db.execute(_CONTROL).one()
     held = db.execute("SELECT reason, count(*) AS n FROM qbo.sync_holds GROUP BY reason ORDER BY reason")
     return Control(
         row.at, row.frozen, row.frozen_reason, row.swept_at, row.candidates, row.undelivered_since,
-        {each.reason: each.n for each in held},
+        {each.reason: each.n for each in held}, row.stalled_since,
     )  # fmt: skip

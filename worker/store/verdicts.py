@@ -105,6 +105,27 @@ def evidence(db: Database, claim: Claim) -> policy.Evidence | None:
     )
 
 
+def observe(db: Database, connection_id: int) -> policy.Evidence | None:
+    """Return what stands around a connection now, for people: no lock is taken, nothing changes; None if it is gone."""
+    row = db.execute(_EVIDENCE, {"id": connection_id}).one_or_none()
+    if row is None:
+        return None
+    app = db.execute(
+        "SELECT guard_tripped_at, guard_released_at FROM qbo.apps a JOIN qbo.connections c ON c.app_id = a.id"
+        " WHERE c.id = %(id)s",
+        {"id": connection_id},
+    ).one()
+    return policy.Evidence(
+        now=row.now,
+        untried=row.untried,
+        witness=bool(row.witness),
+        guard=policy.Guard(app.guard_tripped_at, app.guard_released_at),
+        epoch_since=row.epoch_since,
+        previous_untried=row.previous_untried,
+        hard_expired=row.hard_expired,
+    )
+
+
 def _guard(db: Database, claim: Claim, app: Any, now: Any) -> policy.Guard:
     """Return the app's guard; one whose hour has passed and whose numbers are ordinary again closes its episode."""
     guard = policy.Guard(app.guard_tripped_at, app.guard_released_at)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from worker.errors import ClientRejected
+
+if TYPE_CHECKING:
+    from tests.support.attempts import Attempts
+    from tests.support.commands import Run
+    from tests.support.fleet import Fleet
+
+
+@pytest.fixture
+def environment(environment: dict[str, str]) -> dict[str, str]:
+    return environment | {"INTUIT_CLIENT_SECRET_PREVIOUS": "the-one-before"}
+
+
+def blocked(fleet: Fleet, one: Attempts, which: int) -> None:
+    """Let Intuit refuse one of the app's secrets."""
+    claim = one.claimed(fleet.connect()[0].id)
+    secret = one.by.secrets[claim.app_id][which]
+    one.by.store.block(claim, secret_hash=secret.secret_hash, reason="invalid_client", at_once=True)
+    one.conclude(claim, ClientRejected("invalid_client"))
+
+
+def test_it_tells_which_secret_is_refused_and_how_many_still_used_the_old_one(
+    run: Run, fleet: Fleet, one: Attempts
+) -> None:
+    blocked(fleet, one, 0)
+    fleet.update(None, "last_secret = 'previous'")
+    status, out, _ = run("app", "--json")
+    found = json.loads(out)
+    assert (status, found["secrets_here"], found["refreshed_with_previous_secret"]) == (0, 2, 1)
+    assert (found["blocked"][0]["secret"], found["blocked"][0]["reason"]) == ("current", "invalid_client")
+    blocked(fleet, one, 1)
+    out = run("app")[1]
+    assert "current secret, since" in out
+    assert "previous secret, since" in out
+    assert "the-one-before" not in out
+    assert "1 refreshed last with the previous secret" in out
+    assert json.loads(run("status", "--json")[1])["refreshed_with_previous_secret"] == 1
+
+
+def test_another_deployments_blocked_secret_is_told_apart(run: Run, fleet: Fleet, one: Attempts) -> None:
+    blocked(fleet, one, 0)
+    fleet.db.execute("UPDATE qbo.app_blocks SET secret_hash = 'x'")
+    assert "blocked      another deployment's secret" in run("app")[1]
+
+
+def test_unblocking_lets_all_go_at_once_and_tells_once(run: Run, fleet: Fleet, one: Attempts) -> None:
+    blocked(fleet, one, 0)
+    blocked(fleet, one, 1)
+    others = fleet.connect(3)
+    fleet.update(others[2].id, "status = 'needs_reauth', suspect_since = now(), needs_reauth_since = now()")
+    fleet.update(others[2].id, "next_refresh_at = NULL")
+    assert one.claim(others[0].id) is None
+    fleet.let_pass(timedelta(seconds=1))
+    status, out, _ = run("app", "unblock")
+    assert status == 0
+    assert "2 secrets unblocked" in out
+    assert all(one.claim(each.id) is not None for each in others), "and what had been given up is asked again"
+    assert fleet.events()[-1] == "app.unblocked"
+    assert run("app", "unblock") == (0, "Nothing was blocked; nothing changed.\n", "")
+    assert fleet.events().count("app.unblocked") == 1
+
+
+def test_unblock_of_an_unknown_app_is_refused(run: Run, fleet: Fleet) -> None:
+    fleet.connect()
+    status, _, err = run("app", "unblock", "--app", "nobody")
+    assert (status, "No app has this client id" in err) == (2, True)

@@ -1,0 +1,132 @@
+"""`app`: the Intuit apps, what is wrong with their client secrets, and letting them go again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker import settings
+from worker.cli.common import app_options, choose_apps, json_option, open_database, plain, print_json, printable
+from worker.cli.moments import from_now, utc
+from worker.store import apps as store
+from worker.store import held, totals
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from worker.attempt import Keys
+    from worker.store.totals import AppState, Block, Total
+
+_WHICH = {0: "current", 1: "previous"}
+
+
+@click.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def app(context: click.Context, *, as_json: bool) -> None:
+    """Show each Intuit app: its keys, blocked secrets, throttle, guard and connections. One pass over them."""
+    if context.invoked_subcommand is not None:
+        return
+    config = settings.load()
+    with open_database(config) as db:
+        found = totals.app_states(db)
+        counted = totals.totals(db)
+        at = totals.control(db).at
+    keys = {each.app_id: each for each in held.secrets(found, config) or ()}
+    if not found and not as_json:
+        click.echo("No apps yet: the first worker or the first import makes them.")
+    for number, each in enumerate(found):
+        facts = _facts(each, keys.get(each.id), [total for total in counted if total.app_id == each.id])
+        if as_json:
+            print_json(facts)
+        else:
+            click.echo("\n" * (number > 0) + "\n".join(_told(each, facts, at)))
+
+
+def _which(block: Block, keys: Keys | None) -> str:
+    """Return whose secret is blocked: `current` or `previous` of this configuration, or another deployment's."""
+    hashes = () if keys is None else keys.secret_hashes
+    return _WHICH[hashes.index(block.secret_hash)] if block.secret_hash in hashes else "another deployment's"
+
+
+def _facts(each: AppState, keys: Keys | None, counted: Sequence[Total]) -> dict[str, Any]:
+    by_status: dict[str, int] = {}
+    for total in counted:
+        by_status[total.status] = by_status.get(total.status, 0) + total.connections
+    return {
+        "environment": each.environment,
+        "client_id": each.client_id,
+        "secrets_here": 0 if keys is None else len(keys.secret_hashes),
+        "blocked": [
+            {"secret": _which(b, keys), "reason": b.reason, "since": plain(b.since), "next_probe": plain(b.probe_at)}
+            for b in each.blocks
+        ],
+        "throttled_until": each.throttled_until,
+        "guard": "open" if each.guard.is_open else "tripped",
+        "guard_tripped_at": each.guard.tripped_at,
+        "last_sweep": each.swept_at,
+        "connections": by_status,
+        "refreshed_with_previous_secret": sum(total.previous_secret for total in counted),
+    }
+
+
+def _told(each: AppState, facts: dict[str, Any], at: datetime) -> list[str]:
+    secrets = {0: "not here: its connections are left alone", 1: "one here", 2: "current and previous here"}
+    lines = [
+        f"{each.environment} {printable(each.client_id)}",
+        f"  secrets      {secrets[min(facts['secrets_here'], 2)]}",
+    ]
+    for block, shown in zip(each.blocks, facts["blocked"], strict=True):
+        probe = f"; next try {_probe(block, at)}" if shown["secret"] in _WHICH.values() else ""
+        lines += [
+            f"  blocked      {shown['secret']} secret, since {utc(block.since)} ({from_now(block.since, at)}):",
+            f"               Intuit answers {printable(block.reason)}{probe}",
+        ]
+    if each.throttled_until:
+        lines.append(f"  throttled    until {utc(each.throttled_until)} ({from_now(each.throttled_until, at)})")
+    tripped = each.guard.tripped_at
+    if tripped is not None and not each.guard.is_open:
+        lines.append(f"  guard        tripped {from_now(tripped, at)}: `qbo-refresh guard` tells more")
+    counts = ", ".join(f"{status} {number}" for status, number in sorted(facts["connections"].items()))
+    lines.append(f"  connections  {counts or 'none'}")
+    old = facts["refreshed_with_previous_secret"]
+    if facts["secrets_here"] > 1 or old:
+        lines.append(f"  old secret   {old} refreshed last with the previous secret")
+    lines.append(f"  last sweep   {from_now(each.swept_at, at) or 'never'}")
+    return lines
+
+
+def _probe(block: Block, at: datetime) -> str:
+    if block.probe_at is None or block.probe_at <= at:
+        return "with the next connection that is due"
+    return from_now(block.probe_at, at)
+
+
+@app.command()
+@app_options
+@json_option
+def unblock(*, client_id: str | None, environment: str | None, as_json: bool) -> None:
+    """Let all connections of an app go at once, and not one a minute until a secret works.
+
+    For after the client secret was mended at Intuit or here. A secret that is still refused is blocked again by the
+    first connection that meets it. Verdicts of the last 30 days are asked about once more.
+    """
+    with open_database(settings.load()) as db:
+        chosen = choose_apps(totals.app_states(db), client_id=client_id, environment=environment)
+        lifted = {}
+        for each in chosen:
+            with db.transaction():
+                lifted[each] = store.lift_blocks(db, each.id, environment=each.environment, client_id=each.client_id)
+    if as_json:
+        print_json({"unblocked": sum(lifted.values())})
+        return
+    for each, number in lifted.items():
+        if number:
+            secrets = "1 secret" if number == 1 else f"{number} secrets"
+            click.echo(
+                f"{each.environment} {printable(each.client_id)}: {secrets} unblocked; the next sweep takes all."
+            )
+    if not any(lifted.values()):
+        click.echo("Nothing was blocked; nothing changed.")

@@ -1,0 +1,34 @@
+"""Moments and durations in the words of `explain`, in UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+
+def exactly(moment: datetime) -> str:
+    """Write a moment down to the second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def long(duration: timedelta) -> str:
+    """Say how long, in the unit that a person would use."""
+    seconds = abs(duration.total_seconds())
+    for unit, length, until in (
+        ("s", 1, 90),
+        ("min", 60, 90 * 60),
+        ("h", 3600, 48 * 3600),
+        ("days", 86400, 730 * 86400),
+    ):
+        if seconds < until:
+            return f"{round(seconds / length)} {unit}"
+    return f"{seconds / 86400 / 365.25:.1f} years"
+
+
+def when(moment: datetime, at: datetime) -> str:
+    """Write a moment down with its distance from now: `2026-11-23 18:30:05, in 3 h`."""
+    distance = long(moment - at)
+    return f"{exactly(moment)}, " + (f"in {distance}" if moment > at else f"{distance} ago")

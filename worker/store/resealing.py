@@ -1,0 +1,119 @@
+"""Blobs that are not sealed with the first key, and putting newly sealed ones in their place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from worker.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Blobs:
+    """One connection's sealed values, and the version that they are of."""
+
+    connection_id: int
+    environment: str
+    grant_number: int
+    token_version: int
+    realm_id: bytes = field(repr=False)
+    refresh_token: bytes | None = field(repr=False)
+    previous_refresh_token: bytes | None = field(repr=False)
+    access_token: bytes | None = field(repr=False)
+
+
+# The key id stands in each blob after its format and its length (`qbo_refresh.sealing`).
+_OLD = "length({0}) > 2 AND substr({0}, 3, get_byte({0}, 1)) <> %(first)s::bytea"
+_ROWS = f"""
+SELECT c.id AS connection_id, a.environment, c.grant_number, c.token_version, c.realm_id, c.refresh_token,
+       c.previous_refresh_token, c.access_token
+FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id
+WHERE c.id > %(after)s AND ({_OLD.format("c.realm_id")} OR {_OLD.format("c.refresh_token")}
+    OR {_OLD.format("c.previous_refresh_token")} OR {_OLD.format("c.access_token")})
+ORDER BY c.id LIMIT %(limit)s
+"""  # noqa: S608  # composed of constants
+
+
+def rows(db: Database, first_key: str, *, after: int, limit: int) -> Sequence[Blobs]:
+    """Return connections above an id, of which a blob is sealed with another key than the first."""
+    found = db.execute(_ROWS, {"first": first_key.encode(), "after": after, "limit": limit})
+    return [
+        Blobs(
+            row.connection_id,
+            row.environment,
+            row.grant_number,
+            row.token_version,
+            bytes(row.realm_id),
+            *(
+                None if blob is None else bytes(blob)
+                for blob in (row.refresh_token, row.previous_refresh_token, row.access_token)
+            ),
+        )
+        for row in found
+    ]
+
+
+# What was sealed anew is of the version that was read. If a refresh, a reconnect or a disconnect came between, the row
+# has other tokens and keeps them. The version stays: whoever holds a claim of it saves as if nothing had been.
+_REPLACE = """
+UPDATE qbo.connections c
+SET realm_id = n.realm_id, refresh_token = n.refresh_token, previous_refresh_token = n.previous_refresh_token,
+    access_token = n.access_token
+FROM unnest(%(ids)b::bigint[], %(versions)b::bigint[], %(grants)b::int[], %(realms)b::bytea[], %(tokens)b::bytea[],
+            %(previous)b::bytea[], %(access)b::bytea[])
+    AS n (id, version, grant_number, realm_id, refresh_token, previous_refresh_token, access_token)
+WHERE c.id = n.id AND c.token_version = n.version AND c.grant_number = n.grant_number
+"""
+
+
+def replace(db: Database, sealed: Sequence[Blobs]) -> int:
+    """Put newly sealed blobs into the rows whose version is still the one that was read; return into how many."""
+    values = {
+        "ids": [each.connection_id for each in sealed],
+        "versions": [each.token_version for each in sealed],
+        "grants": [each.grant_number for each in sealed],
+        "realms": [each.realm_id for each in sealed],
+        "tokens": [each.refresh_token for each in sealed],
+        "previous": [each.previous_refresh_token for each in sealed],
+        "access": [each.access_token for each in sealed],
+    }
+    return db.execute(_REPLACE, values).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A candidate's sealed token, and where it belongs. It never changes, so that it needs no version."""
+
+    candidate_id: int
+    connection_id: int
+    environment: str
+    grant_number: int
+    refresh_token: bytes = field(repr=False)
+
+
+_CANDIDATES = f"""
+SELECT x.id AS candidate_id, x.connection_id, a.environment, x.grant_number, x.refresh_token
+FROM qbo.candidates x JOIN qbo.connections c ON c.id = x.connection_id JOIN qbo.apps a ON a.id = c.app_id
+WHERE x.id > %(after)s AND {_OLD.format("x.refresh_token")} ORDER BY x.id LIMIT %(limit)s
+"""  # noqa: S608  # composed of constants
+
+
+def candidates(db: Database, first_key: str, *, after: int, limit: int) -> Sequence[Candidate]:
+    """Return candidates above an id, tried ones too, that are sealed with another key than the first."""
+    found = db.execute(_CANDIDATES, {"first": first_key.encode(), "after": after, "limit": limit})
+    return [
+        Candidate(row.candidate_id, row.connection_id, row.environment, row.grant_number, bytes(row.refresh_token))
+        for row in found
+    ]
+
+
+def replace_candidates(db: Database, sealed: Sequence[Candidate]) -> int:
+    """Put newly sealed tokens into candidates; return into how many."""
+    return db.execute(
+        "UPDATE qbo.candidates x SET refresh_token = n.token"
+        " FROM unnest(%(ids)b::bigint[], %(tokens)b::bytea[]) AS n (id, token) WHERE x.id = n.id",
+        {"ids": [each.candidate_id for each in sealed], "tokens": [each.refresh_token for each in sealed]},
+    ).rowcount
