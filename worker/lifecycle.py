@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery import signals
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from qbo_refresh.errors import QboRefreshError
-from worker import log, reaching, reporting, runtime, settings
+from worker import log, reaching, reporting, runtime, settings, watching
 from worker.database import DatabaseUnavailable, is_passing, sqlstate
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def _prepare(**_: Any) -> None:
         _leave(f"PostgreSQL at DATABASE_URL refuses to work ({type(error.orig).__name__}, SQLSTATE {sqlstate(error)}).")
     # The threads, or the children, that do the work open connections of their own.
     _here.close()
+    watching.start(_here.db, _here.keys, sweep_every=timedelta(seconds=_here.settings.sweep_seconds))
 
 
 def _build() -> Runtime:
