@@ -181,6 +181,17 @@ def test_row_13_a_redirect_is_not_followed(fleet: Fleet, refresher: Refresher, s
     assert_recovers(fleet, refresher, connected)
 
 
+@pytest.mark.parametrize("status", [307, 308])
+def test_row_13_a_redirect_to_the_endpoint_itself_sends_the_token_no_second_time(
+    fleet: Fleet, refresher: Refresher, status: int
+) -> None:
+    # Fails with `redirect=True` and retries: seen, the token is presented again within the same attempt.
+    (connected,) = fleet.connect()
+    fleet.simulator.fault("redirect", status=status, location=fleet.simulator.token_url, count=1)
+    assert_in_doubt_until_the_lease_is_over(fleet, refresher, connected)
+    assert fleet.simulator.check().refreshes == 1
+
+
 @pytest.mark.parametrize(
     ("retry_after", "pause_s"),
     [

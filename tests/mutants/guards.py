@@ -320,7 +320,7 @@ _SENDING = (
         _TRANSPORT,
         "                    retries=False,\n                    redirect=False,\n",
         "                    retries=3,\n                    redirect=True,\n",
-        ("tests/faults/test_answers.py::test_row_13_a_redirect_is_not_followed",),
+        ("tests/faults/test_answers.py::test_row_13_a_redirect_to_the_endpoint_itself_sends_the_token_no_second_time",),
     ),
     Guard(
         "send: the body is capped",
@@ -644,6 +644,13 @@ _VERDICT = (
         "    expiry_told_days = COALESCE(%(expiry_told_days)s::smallint, c.expiry_told_days),\n",
         "",
         ("tests/db/test_clocks.py::test_the_end_is_announced_once_at_ninety_thirty_seven_and_one_day",),
+    ),
+    Guard(
+        "clocks: no refresh steps over the last notice",
+        _ANSWERS,
+        "expiry.in_time(clocks, ends_in, next_refresh_in(standing.connection_id, now=now), now=now)",
+        "next_refresh_in(standing.connection_id, now=now)",
+        ("tests/unit/test_expiry.py",),
     ),
     Guard(
         "clocks: the same value that counts down is no ceiling",

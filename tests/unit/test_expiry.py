@@ -96,6 +96,44 @@ def test_each_notice_is_due_once_and_what_was_missed_is_not_made_up_for(
     assert expiry.notice(Clocks(told_days=told), left, now=NOW) == due
 
 
+@pytest.mark.parametrize(
+    ("left_hours", "planned_hours", "next_hours"),
+    [
+        (24.5, 26, 0.5),
+        (24.5, 20, 0.5),
+        (49, 26, 26),
+        (37.9, 26, 13.9),
+        (38.1, 26, 26),
+        (62.1, 26, 26),
+        (24, 26, 26),
+        (3, 26, 26),
+        (-5, 26, 26),
+    ],
+)
+def test_no_refresh_steps_over_the_last_notice(left_hours: float, planned_hours: float, next_hours: float) -> None:
+    left, planned = left_hours * HOUR, planned_hours * HOUR
+    for known, lifetime in ((Clocks(hard_expires_at=NOW + left), None), (Clocks(), left)):
+        assert expiry.in_time(known, lifetime, planned, now=NOW) == next_hours * HOUR
+    assert expiry.in_time(Clocks(), None, planned, now=NOW) == planned
+
+
+@given(minutes=st.integers(1, 40 * 24 * 60), late_s=st.integers(0, 120), first_number=st.integers(1, 10**6))
+def test_every_end_is_announced_a_day_before_however_the_refreshes_fall(
+    minutes: int, late_s: int, first_number: int
+) -> None:
+    # Fails without `expiry.in_time`: seen, with one refresh 24 h and a minute before the end.
+    ends, at, told = NOW + DAY + timedelta(minutes=minutes), NOW, None
+    while at < ends:
+        before = Standing(first_number, Status.ACTIVE, clocks=Clocks(hard_expires_at=ends, told_days=told))
+        decision = policy.decide(
+            before, TokenSet(Secret("r"), Secret("a"), HOUR, None, ends - at), now=at, jitter=0, pace=Pace()
+        )
+        told = decision.expiry_told_days or told
+        assert decision.next_refresh_in is not None
+        at += decision.next_refresh_in + timedelta(seconds=late_s)
+    assert told == 1
+
+
 def test_an_unknown_end_is_never_announced() -> None:
     assert expiry.notice(Clocks(refresh_expires_at=NOW + DAY), None, now=NOW) is None
 
