@@ -39,11 +39,11 @@ INTUIT = {"INTUIT_TOKEN_URL": "http://127.0.0.1:9/t", "INTUIT_REVOKE_URL": "http
 @pytest.fixture(params=["nothing", "unreachable", "real"])
 def configured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Give a process without settings, with servers that do not answer, and with servers that do."""
-    values = {
-        "nothing": dict[str, str],
-        "unreachable": lambda: KEYS | APP | NOWHERE | INTUIT,
-        "real": lambda: request.getfixturevalue("environment") | INTUIT,
-    }[request.param]()
+    values: dict[str, str] = {}
+    if request.param == "unreachable":
+        values = KEYS | APP | NOWHERE | INTUIT
+    elif request.param == "real":
+        values = request.getfixturevalue("environment") | INTUIT
     for name, value in values.items():
         monkeypatch.setenv(f"QBO_{name}", value)
     monkeypatch.chdir(tmp_path)

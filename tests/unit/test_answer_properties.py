@@ -154,6 +154,6 @@ def test_what_withholds_a_verdict_is_named_and_asks_again(before: Standing, evid
         return
     judged = policy.judge(decision, before, evidence, pace=PACE)
     if judged.withheld is not None:
-        assert judged.withheld in Withheld
+        assert Withheld(judged.withheld)
         assert (judged.status, judged.events, judged.hold) == (before.status, (), None)
         assert judged.next_refresh_in == timedelta(0)
