@@ -165,6 +165,17 @@ class Lives(RuleBasedStateMachine):
         # At a provider that punishes reuse the grant is gone; DESIGN, "Not promised".
         customer.lost |= before.alive and not after.alive
 
+    @rule(number=numbers, when=st.sampled_from(["before", "after"]))
+    def is_asked_for_meanwhile(self, number: int, when: str) -> None:
+        """Ask another worker for the same connection while one is about to send, or has just been answered."""
+        customer = self.customers[number]
+
+        def ask() -> None:
+            self._attempt(self.world.workers[1], customer)
+
+        seams: dict[str, Any] = {when: ask}
+        self._attempt(with_seam(self.world.workers[0], "intuit", "refresh", **seams), customer)
+
     @rule(time=st.sampled_from([LEASE, HOUR, DAY]))
     def time_passes(self, time: timedelta) -> None:
         """Let leases and pauses run out, here and at Intuit."""

@@ -514,9 +514,7 @@ _VERDICT = (
         _VERDICTS,
         "    if evidence.untried:\n        return Withheld.CANDIDATE\n",
         "",
-        (
-            "tests/faults/test_attacks.py::test_a_candidate_that_comes_while_a_verdict_is_being_made_is_asked_about_first",
-        ),
+        ("tests/unit/test_answer_properties.py",),
     ),
     Guard(
         "candidates: the previous token last",
