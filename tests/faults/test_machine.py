@@ -306,8 +306,8 @@ def test_whatever_the_order_of_faults_the_promises_hold(
 
         full = bool(os.environ.get("FULL"))
         chosen = hypothesis.settings(
-            max_examples=100 if full else 20,
-            stateful_step_count=30 if full else 18,
+            max_examples=100 if full else 16,
+            stateful_step_count=30 if full else 16,
             deadline=None,
             derandomize=not full,
             database=None,

@@ -147,13 +147,24 @@ def test_whatever_comes_a_verdict_is_the_second_word_of_invalid_grant_and_nothin
     assert decision.withheld is None
 
 
-@given(before=standings, evidence=evidences)
-def test_what_withholds_a_verdict_is_named_and_asks_again(before: Standing, evidence: Evidence) -> None:
+confirmed = st.timedeltas(PACE.confirm_after, timedelta(days=30)).map(
+    lambda ago: Standing(7, Status.SUSPECT, suspect_since=NOW - ago)
+)
+
+
+@given(before=confirmed, evidence=evidences)
+def test_what_stands_against_a_confirmed_refusal_withholds_it_by_name_and_asks_again(
+    before: Standing, evidence: Evidence
+) -> None:
     decision = policy.decide(before, GrantRejected(), now=NOW, jitter=0, pace=PACE)
-    if not decision.is_verdict:
-        return
+    assert decision.is_verdict
     judged = policy.judge(decision, before, evidence, pace=PACE)
-    if judged.withheld is not None:
+    if judged.withheld is None:
+        assert judged == decision
+        assert (evidence.untried, evidence.previous_untried) == (False, False)
+        assert evidence.witness or (before.suspect_since and NOW - before.suspect_since >= PACE.confirm_alone_after)
+        assert evidence.guard.is_open or evidence.hard_expired or evidence.witness
+    else:
         assert Withheld(judged.withheld)
         assert (judged.status, judged.events, judged.hold) == (before.status, (), None)
         assert judged.next_refresh_in == timedelta(0)
