@@ -2,7 +2,7 @@
 # ARGS goes to the program: make test ARGS="-k lease", make demo ARGS="--help".
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types imports bench lock clean
+.PHONY: help demo test soak mutants lint format types imports bench lock clean
 
 BIN := .venv/bin
 UV ?= uv
@@ -19,6 +19,12 @@ demo: .venv/.demo ## Run the whole worker on embedded servers against the simula
 
 test: .venv/.dev ## Run all tests, two at a time
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+soak: .venv/.dev ## Live through 400 days with the clocks moved on (ARGS="--days 400 --connections 300 --seed 1 --minutes 10")
+	@$(BIN)/python -m tests.soak $(ARGS)
+
+mutants: .venv/.dev ## Remove each guard of the protocol in turn: a test must fail (ARGS="--only NAME --json")
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 lint: .venv/.dev ## Check style with ruff
 	@$(BIN)/ruff check .

@@ -7,6 +7,7 @@ worker would be started with.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 
 # On a noisy machine an example may take its time; and a run says the same as the one before.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("tests")
+# FULL=1 looks longer, and elsewhere each time.
+hypothesis.settings.register_profile("full", deadline=None, max_examples=5000, print_blob=True)
+hypothesis.settings.load_profile("full" if os.environ.get("FULL") else "tests")
 
 _TABLES = [
     "revocations",

@@ -102,6 +102,23 @@ def test_a_success_that_another_version_overtook_changes_nothing(fleet: Fleet, o
     assert fleet.row(connected.id).token_version == 2
 
 
+def test_a_version_that_was_raised_under_a_lease_overtakes_its_save(fleet: Fleet, one: Attempts) -> None:
+    # As a reconnect or an import may: the lease still stands. Fails without the version in `_SAVE_PLAINLY`.
+    (connected,) = fleet.connect()
+    claim = one.claimed(connected.id)
+    fleet.update(connected.id, "token_version = token_version + 1")
+    assert one.save(claim) is Saved.OVERTAKEN
+    assert fleet.token(connected.id) == connected.refresh_token
+
+
+def test_a_version_that_was_raised_under_a_lease_overtakes_its_failure(fleet: Fleet, one: Attempts) -> None:
+    (connected,) = fleet.connect()
+    claim = one.claimed(connected.id)
+    fleet.update(connected.id, "token_version = token_version + 1")
+    assert not one.conclude(claim, GrantRejected())
+    assert (fleet.row(connected.id).status, fleet.holds(connected.id)) == ("active", set())
+
+
 @pytest.mark.parametrize("bare", [True, False])
 def test_of_saves_at_once_on_one_version_one_is_applied(
     fleet: Fleet, one: Attempts, other: Attempts, *, bare: bool

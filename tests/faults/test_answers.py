@@ -5,6 +5,7 @@ import tracemalloc
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -179,6 +180,17 @@ def test_row_13_a_redirect_is_not_followed(fleet: Fleet, refresher: Refresher, s
         with pytest.raises(BlockingIOError):
             elsewhere.accept()
     assert_recovers(fleet, refresher, connected)
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_row_13_a_redirect_to_the_endpoint_itself_sends_the_token_no_second_time(
+    fleet: Fleet, refresher: Refresher, status: int
+) -> None:
+    # Fails with `redirect=True` and retries: seen, the token is presented again within the same attempt.
+    (connected,) = fleet.connect()
+    fleet.simulator.fault("redirect", status=status, location=urlsplit(fleet.simulator.token_url).path, count=1)
+    assert_in_doubt_until_the_lease_is_over(fleet, refresher, connected)
+    assert fleet.simulator.check().refreshes == 1
 
 
 @pytest.mark.parametrize(

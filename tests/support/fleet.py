@@ -82,14 +82,14 @@ class Fleet:
         self.lookup = settings.lookup()
         self.app = settings.apps()[0]
 
-    def connect(self, count: int = 1, *, label: str | None = None) -> list[Connected]:
-        """Make so many active connections that are due now."""
+    def connect(self, count: int = 1, *, label: str | None = None, granted_ago: float = 0) -> list[Connected]:
+        """Make so many active connections that are due now, consented to so many seconds ago."""
         app_id = apps.ensure(self.db, environment=self.app.environment, client_id=self.app.client_id)
         ids = self.db.execute(
             "SELECT nextval(pg_get_serial_sequence('qbo.connections', 'id')) AS id FROM generate_series(1, %(n)s)",
             {"n": count},
         ).all()
-        grants = self.simulator.create_grants(count, client_id=self.app.client_id)
+        grants = self.simulator.create_grants(count, client_id=self.app.client_id, granted_ago=granted_ago)
         made = [
             Connected(row.id, grant.realm_id, grant.refresh_token, app_id)
             for row, grant in zip(ids, grants, strict=True)

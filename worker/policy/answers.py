@@ -148,7 +148,7 @@ def _refreshed(standing: Standing, answer: TokenSet, *, now: datetime, rotated: 
         Outcome.REFRESHED,
         "lifetimes_clamped" if answer.odd else None,
         Status.ACTIVE,
-        next_refresh_in(standing.connection_id, now=now),
+        expiry.in_time(clocks, ends_in, next_refresh_in(standing.connection_id, now=now), now=now),
         events=() if notice is None else (Event.EXPIRING,),
         hard_lifetime=ends_in,
         expiry_told_days=notice,

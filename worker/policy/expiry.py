@@ -46,13 +46,28 @@ def hard_lifetime(
     return refresh_lifetime if abs(now + refresh_lifetime - before) <= SAME else None
 
 
+def in_time(clocks: Clocks, lifetime: timedelta | None, planned: timedelta, *, now: datetime) -> timedelta:
+    """Return when to refresh next: as planned, or sooner if that would step over the last notice, a day before the end.
+
+    Its time is as long as the time between two refreshes: without this, one in a while falls on either side of it.
+    """
+    left = _left(clocks, lifetime, now=now)
+    last = timedelta(days=NOTICES_DAYS[0])
+    return left - last if left is not None and last < left < planned + last / 2 else planned
+
+
+def _left(clocks: Clocks, lifetime: timedelta | None, *, now: datetime) -> timedelta | None:
+    if lifetime is None and clocks.hard_expires_at is not None:
+        return clocks.hard_expires_at - now
+    return lifetime
+
+
 def notice(clocks: Clocks, lifetime: timedelta | None, *, now: datetime) -> int | None:
     """Return which notice is due, in days before the end, or None: each is sent once."""
-    if lifetime is None:
-        if clocks.hard_expires_at is None:
-            return None
-        lifetime = clocks.hard_expires_at - now
-    due = next((days for days in NOTICES_DAYS if lifetime <= timedelta(days=days)), None)
+    left = _left(clocks, lifetime, now=now)
+    if left is None:
+        return None
+    due = next((days for days in NOTICES_DAYS if left <= timedelta(days=days)), None)
     if due is None or (clocks.told_days is not None and clocks.told_days <= due):
         return None
     return due

@@ -1,0 +1,1 @@
+"""Each guard of the protocol removed in turn: a fast test must fail then. `make mutants`."""
