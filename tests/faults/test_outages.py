@@ -10,7 +10,7 @@ import pytest
 
 from qbo_refresh.status import Outcome
 from tests.support.fleet import Connected, Fleet
-from tests.support.proxy import CuttingProxy
+from tests.support.proxy import FaultProxy
 from tests.support.seams import with_seam
 from tests.support.waiting import wait_until
 from worker.attempt import Trigger
@@ -173,7 +173,7 @@ def test_row_24_a_statement_whose_acknowledgement_is_lost_is_applied_once(
     if suspected:
         fleet.update(connected.id, "status = 'suspect', suspect_since = now() - interval '1 hour'")
     lost = suspected or statement != "COMMIT"
-    with CuttingProxy(database_url) as proxy:
+    with FaultProxy(database_url) as proxy:
         refresher = start_worker(DATABASE_URL=proxy.url).refresher
         proxy.lose_the_answer_to(statement)
         assert sweep(refresher, connected).outcome is Outcome.REFRESHED
@@ -191,7 +191,7 @@ def test_row_24_a_verdict_whose_acknowledgement_is_lost_is_written_once(
 ) -> None:
     (connected,) = fleet.connect()
     fleet.simulator.revoke(connected.realm_id)
-    with CuttingProxy(database_url) as proxy:
+    with FaultProxy(database_url) as proxy:
         refresher = start_worker(DATABASE_URL=proxy.url).refresher
         arming = with_seam(refresher, "intuit", "refresh", before=lambda: proxy.lose_the_answer_to(statement))
         sweep(arming, connected)
