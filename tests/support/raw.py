@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tests.support.attempts import TokenSet
+    from worker.tokens import TokenSet
 
 
 @contextlib.contextmanager

@@ -41,7 +41,6 @@ logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
 BODY_CAP_BYTES = 64 * 1024
 _LATE_AT_MOST_BYTES = 2 * BODY_CAP_BYTES
 IDLE_LIMIT_S = 15.0
-_INTERIM, _INTERIM_AT_MOST = HTTPStatus.CONTINUE, 8
 # RST instead of FIN: the kernel throws away what it has not delivered yet when we give up.
 _LINGER_RESET = struct.pack("ii", 1, 0)
 _resolver = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolve")
@@ -137,12 +136,10 @@ class _Response(http.client.HTTPResponse):
 
     def begin(self) -> None:
         """Read the head of the answer, past interim ones (RFC 9110 section 15.2): a 103 before the 200 is no answer."""
-        for _ in range(_INTERIM_AT_MOST):
-            super().begin()
-            if not _INTERIM <= self.status < HTTPStatus.OK or self.status == HTTPStatus.SWITCHING_PROTOCOLS:
-                return
+        super().begin()
+        while HTTPStatus.SWITCHING_PROTOCOLS < self.status < HTTPStatus.OK:
             self.headers = None  # type: ignore[assignment]  # as before the first: the next `begin` reads on
-        raise http.client.HTTPException("nothing but interim answers")
+            super().begin()
 
 
 class _Guarded(HTTPConnection):
