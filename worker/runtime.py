@@ -77,6 +77,11 @@ def secrets_of(db: Database, lookup: Lookup, configured: tuple[App, ...]) -> dic
     }
 
 
+def _statement_s(config: Settings) -> float:
+    # 20 s by default: long enough for any statement of ours, and not half of the lease that a claim takes.
+    return max(2.0, config.lease_seconds / 3)
+
+
 def build(config: Settings) -> Runtime:
     """Put a process together.
 
@@ -88,7 +93,7 @@ def build(config: Settings) -> Runtime:
     """
     endpoint, keyring, lookup, configured = config.endpoint(), config.keyring(), config.lookup(), config.apps()
     escrow = RedisEscrow(config.redis())
-    db = Database(config.database(), schema=config.database_schema)
+    db = Database(config.database(), schema=config.database_schema, statement_s=_statement_s(config))
     stop = Stop(db)
     schema.check(db, config)
     control.check_lookup(db, lookup)
