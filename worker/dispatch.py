@@ -65,8 +65,11 @@ def dispatch_due(sweep: Sweep) -> Swept:
         if ids:
             sweep.publish(ids)
         published += len(ids)
+    # No more than half: grants that die soon and cannot be refreshed must not keep all others from their turn.
+    urgent = -(-(sweep.per_sweep - published) // 2)
     for app_id in usable:
-        published += _publish_urgent(sweep, app_id, budget=sweep.per_sweep - published)
+        sent = _publish_urgent(sweep, app_id, budget=urgent)
+        urgent, published = urgent - sent, published + sent
     published += _publish_due(sweep, usable, budget=sweep.per_sweep - published)
     log.info("sweep", published=published)
     return Swept(published)
