@@ -111,5 +111,5 @@ def test_rows_that_wait_for_a_key_go_when_a_worker_starts_with_it(
     pace = {"SWEEP_SECONDS": "0.5"}
     programs.worker(variables=pace).wait_for("3 connections that waited for a key are tried again")
     programs.beat(variables=pace)
+    eventually(lambda: fleet.simulator.check().refreshes == 3)
     eventually(lambda: all(fleet.holds_the_live_token(each) for each in connected))
-    assert fleet.simulator.check().refreshes == 3
