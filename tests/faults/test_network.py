@@ -67,7 +67,7 @@ def named(url: str) -> dict[str, str]:
 def test_row_6_a_name_that_takes_longer_to_resolve_than_the_lease_holds_is_given_up_with_nothing_sent(
     fleet: Fleet, start_worker: Callable[..., Runtime], slow_names: Callable[[float], threading.Event]
 ) -> None:
-    # Fails with a resolver that is waited for without a deadline, and sends without the gate, too: seen.
+    # Fails with a resolver that is waited for without a deadline: seen.
     asked = slow_names(3.5)
     worker = start_worker(**named(fleet.simulator.token_url), **SHORT).refresher
     (connected,) = fleet.connect()
