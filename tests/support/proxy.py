@@ -243,22 +243,16 @@ class FaultProxy:
         left = None if way.cut_after is None else max(0, way.cut_after - link.passed[name])
         cut, piece = left is not None and len(piece) >= left, piece if left is None else piece[:left]
         link.passed[name] += len(piece)
-        setattr(self._counts, f"bytes_{name}", getattr(self._counts, f"bytes_{name}") + len(piece))
-        if way.bytes_per_s:
-            await self._trickle(piece, writer, way.bytes_per_s)
-        else:
-            writer.write(piece)
+        step = max(1, int(way.bytes_per_s / 20)) if way.bytes_per_s else len(piece)
+        for start in range(0, len(piece), step or 1):
+            part = piece[start : start + step]
+            writer.write(part)
             await writer.drain()
+            setattr(self._counts, f"bytes_{name}", getattr(self._counts, f"bytes_{name}") + len(part))
+            if way.bytes_per_s:
+                await asyncio.sleep(len(part) / way.bytes_per_s)
         if cut:
             self._cut(link, way.how)
-
-    @staticmethod
-    async def _trickle(piece: bytes, writer: Any, bytes_per_s: float) -> None:
-        step = max(1, int(bytes_per_s / 20))
-        for start in range(0, len(piece), step):
-            writer.write(piece[start : start + step])
-            await writer.drain()
-            await asyncio.sleep(step / bytes_per_s)
 
     def __enter__(self) -> Self:
         return self

@@ -179,17 +179,19 @@ def test_cut_ends_all_that_is_open_and_new_ones_work(proxy: FaultProxy, client: 
 
 def test_new_connections_are_refused_and_taken_again(proxy: FaultProxy, client: socket.socket) -> None:
     proxy.refuse()
-    with (
-        socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as other,
-        pytest.raises(ConnectionResetError),
-    ):
-        other.recv(1)
+    with pytest.raises(ConnectionResetError):
+        asked(proxy)
     client.sendall(b"still")
     assert read(client, 5) == b"still"
     proxy.heal()
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as other:
         other.sendall(b"x")
         assert other.recv(1) == b"x"
+
+
+def asked(proxy: FaultProxy) -> bytes:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as other:
+        return other.recv(1)
 
 
 def test_a_throttle_holds_the_rate(proxy: FaultProxy, client: socket.socket) -> None:
