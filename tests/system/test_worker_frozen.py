@@ -27,7 +27,7 @@ def frozen_after_sending(programs: Programs, fleet: Fleet, another_app: Celery, 
     """Return a worker that was stopped while Intuit had its call; the answer lies in its kernel by now."""
     slow = fleet.simulator.fault("latency", delay=0.5)
     # More than one read of the socket takes.
-    fleet.simulator.fault("override", fields={"access_token": "eyJ" + 12_000 * "x"}, count=1)
+    fleet.simulator.fault("override", fields={"filler": 12_000 * "x"}, count=1)
     worker = programs.ready_worker(queues=[ADHOC], variables=PACE)
     another_app.send_task(REFRESH_CONNECTION, args=[connected.id], queue=ADHOC)
     eventually(fleet.simulator.in_flight, every_s=0.01)
