@@ -55,7 +55,7 @@ def message(body: bytes, *, content_type: str, task: object = REFRESH_CONNECTION
 def test_a_pickled_message_is_refused_unread_and_forged_ones_do_nothing(
     programs: Programs, fleet: Fleet, another_app: Celery, valkey: redis.Redis, tmp_path: Path
 ) -> None:
-    # Fails with pickle among `accept_content`: seen, the file is made.
+    # With pickle among `accept_content` Celery does not even start as root; as another user the file would be made.
     made = tmp_path / "made"
     worker = programs.ready_worker(threads=2)
     (connected,) = fleet.connect()
