@@ -60,6 +60,7 @@ def make(config: settings.Settings) -> Celery:
         enable_utc=True,
     )
     app.steps["consumer"].add(GroupedEvents)
+    app.steps["worker"].add(lifecycle.StopClaiming)
     return app
 
 

@@ -7,6 +7,7 @@ save when everything else is busy. Count threads against `max_connections`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import threading
 import time
@@ -20,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from qbo_refresh.errors import QboRefreshError
 from worker import log, reaching
+from worker.bounded import BoundedConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -56,15 +58,15 @@ def is_passing(error: BaseException) -> bool:
     return state[:2] in _PASSING_CLASSES or state in _PASSING
 
 
-def _engine(url: str) -> sa.Engine:
-    return sa.create_engine(
+def _engine(url: str, *, statement_s: float | None = None) -> sa.Engine:
+    engine = sa.create_engine(
         url,
         poolclass=sa.NullPool,
         isolation_level="AUTOCOMMIT",
         # An error's text must not carry a blob, a hash or a label into a log.
         hide_parameters=True,
         connect_args={
-            "prepare_threshold": None,  # see _prepare_if_direct
+            "prepare_threshold": None,  # see _use_session_if_direct
             "connect_timeout": 5,
             "application_name": "qbo-refresh",
             "keepalives_idle": 30,
@@ -73,6 +75,17 @@ def _engine(url: str) -> sa.Engine:
             "tcp_user_timeout": 20_000,
         },
     )
+    if statement_s is not None:
+        sa.event.listen(engine, "do_connect", functools.partial(_connect_bounded, statement_s))
+    return engine
+
+
+def _connect_bounded(
+    statement_s: float, _dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]
+) -> BoundedConnection:
+    connection = BoundedConnection.connect(*arguments, **options)
+    connection.statement_s = statement_s + 1  # the server speaks first where it can
+    return connection
 
 
 def migration_engine(settings: Settings) -> sa.Engine:
@@ -80,25 +93,42 @@ def migration_engine(settings: Settings) -> sa.Engine:
     return _engine(settings.database(migration=True)).execution_options(isolation_level="READ COMMITTED")
 
 
-def _prepare_if_direct(connection: sa.Connection) -> None:
-    """Let PostgreSQL keep the plans of what this connection repeats, unless a pooler is between.
+def _use_session_if_direct(connection: sa.Connection, statement_s: float | None) -> bool:
+    """Let PostgreSQL keep the plans of what this connection repeats, and limit it, unless a pooler is between.
 
     Planning is a third of what a refresh costs PostgreSQL. PgBouncer in transaction mode hands each statement to
-    another server, where nothing is prepared; it also gives its clients a process id that is not the server's.
+    another server, where nothing is prepared and whose settings are others' too; it also gives its clients a process
+    id that is not the server's.
     """
     driver: psycopg.Connection[Any] | None = connection.connection.driver_connection
     if driver is None:
-        return
-    if connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() == driver.info.backend_pid:
-        driver.prepare_threshold = _PREPARE_AFTER
+        return False
+    if connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() != driver.info.backend_pid:
+        return False
+    driver.prepare_threshold = _PREPARE_AFTER
+    if statement_s is not None:
+        connection.exec_driver_sql(f"SET {_limit(statement_s)}")
+    return True
+
+
+def _limit(statement_s: float) -> str:
+    # So that what we have given up does not go on holding locks.
+    return f"statement_timeout = {round(statement_s * 1000)}"
 
 
 class Database:
     """One process's way to PostgreSQL."""
 
-    def __init__(self, url: str, *, schema: str = "qbo") -> None:
-        """Connect lazily; `schema` takes the place of `qbo.` in every statement."""
-        self._engine = _engine(url)
+    def __init__(self, url: str, *, schema: str = "qbo", statement_s: float | None = None) -> None:
+        """Connect lazily.
+
+        Args:
+            url: As `Settings.database` gives it.
+            schema: Takes the place of `qbo.` in every statement.
+            statement_s: No statement takes longer, whatever is wrong; None for operators' long ones.
+        """
+        self._engine = _engine(url, statement_s=statement_s)
+        self._statement_s = statement_s
         self._schema = schema
         self._local = threading.local()
         self._kept: weakref.WeakSet[sa.Connection] = weakref.WeakSet()
@@ -138,7 +168,10 @@ class Database:
     def transaction(self) -> Iterator[None]:
         """Put what this thread executes inside into one transaction; an exception rolls it back."""
         connection = self.connection()
-        connection.exec_driver_sql("BEGIN")
+        if self._local.is_direct or self._statement_s is None:
+            connection.exec_driver_sql("BEGIN")
+        else:  # nothing is prepared behind a pooler, so that these two may go as one
+            connection.exec_driver_sql(f"BEGIN; SET LOCAL {_limit(self._statement_s)}")
         waiting: list[Callable[[], None]] = []
         self._local.waiting = waiting
         try:
@@ -170,7 +203,7 @@ class Database:
         if connection is None or connection.closed or connection.invalidated:
             connection = self._local.connection = self._engine.connect()
             self._kept.add(connection)
-            _prepare_if_direct(connection)
+            self._local.is_direct = _use_session_if_direct(connection, self._statement_s)
         return connection
 
     def drop_connection(self) -> None:

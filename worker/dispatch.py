@@ -62,6 +62,14 @@ def longest_queue(per_minute: int) -> int:
     return MINUTES_QUEUED_AT_MOST * per_minute
 
 
+def urgent_share(budget: int) -> int:
+    """Return how much of a sweep goes to grants that die soon.
+
+    No more than half: those that cannot be refreshed must not keep all others from their turn.
+    """
+    return -(-budget // 2)
+
+
 def dispatch_due(sweep: Sweep) -> Swept:
     """Publish what is due, in batches, so that a fleet of any size takes the memory of one batch.
 
@@ -84,8 +92,10 @@ def dispatch_due(sweep: Sweep) -> Swept:
         if ids:
             sweep.publish(ids)
         published += len(ids)
+    urgent = urgent_share(budget - published)
     for app_id in usable:
-        published += _publish_urgent(sweep, app_id, budget=budget - published)
+        sent = _publish_urgent(sweep, app_id, budget=urgent)
+        urgent, published = urgent - sent, published + sent
     published += _publish_due(sweep, usable, budget=budget - published)
     log.info("sweep", published=published)
     return Swept(published)

@@ -65,8 +65,13 @@ class RedisEscrow:
         if time.monotonic() < self._rest_until:
             return False
         key = self._key(received.connection_id, received.grant_number, received.base_version)
+        command = ("EVAL", _PUT, 1, key, _encode(received), UNSETTLED_S)
         try:
-            self._client().execute_command("EVAL", _PUT, 1, key, _encode(received), UNSETTLED_S)
+            try:
+                self._client().execute_command(*command)
+            except redis.ConnectionError:
+                # Ended by Redis or by a box between while it was idle, which shows only now. Two copies do no harm.
+                self._client().execute_command(*command)
         except Exception as error:  # noqa: BLE001  # whatever is wrong with the copy, the save goes on
             # A Redis that hangs must cost the fleet one second in five, not one in each refresh.
             self._rest_until = time.monotonic() + _REST_AFTER_FAILURE_S

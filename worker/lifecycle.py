@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from celery import signals
+from celery import bootsteps, signals
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from qbo_refresh.errors import QboRefreshError
 from worker import log, reaching, reporting, runtime, settings, watching
 from worker.database import DatabaseUnavailable, is_passing, sqlstate
+from worker.store import dispatch
 
 if TYPE_CHECKING:
     from worker.runtime import Runtime
@@ -27,6 +29,7 @@ def connect() -> None:
     """Have Celery call this module when a process of the app starts and stops."""
     signals.celeryd_init.connect(_report_errors)
     signals.beat_init.connect(_report_errors)
+    signals.beat_init.connect(_ask_broker)
     signals.after_setup_logger.connect(_set_log_level)
     signals.worker_init.connect(_prepare)
     signals.worker_process_init.connect(_prepare_child)
@@ -40,6 +43,15 @@ def _report_errors(**_: Any) -> None:
         reporting.start(settings.load())
     except QboRefreshError as error:
         _leave(str(error))
+
+
+def _ask_broker(**_: Any) -> None:
+    """Say at once what a beat would find out with its first message, and end it if that cannot pass."""
+    trouble = reaching.broker(settings.load().redis())
+    if trouble is not None and not trouble.may_pass:
+        _leave(trouble.sentence)
+    if trouble is not None:
+        sys.stderr.write(f"{trouble.sentence} Waiting for it.\n")
 
 
 def _set_log_level(**_: Any) -> None:
@@ -59,10 +71,22 @@ def _prepare(**_: Any) -> None:
         _leave(str(error))
     except DBAPIError as error:
         _leave(f"PostgreSQL at DATABASE_URL refuses to work ({type(error.orig).__name__}, SQLSTATE {sqlstate(error)}).")
+    _let_readable_go(_here)
     # The threads, or the children, that do the work open connections of their own.
     _here.close()
     config = _here.settings
     watching.start(_here.db, _here.keys, pace=config.pace, sweep_every=timedelta(seconds=config.sweep_seconds))
+
+
+def _let_readable_go(here: Runtime) -> None:
+    """Let rows that wait an hour for a key go at once if this process has it: a mended TOKEN_KEYS is a restart."""
+    key_ids = here.refresher.keyring.key_ids
+    with contextlib.suppress(DatabaseUnavailable):
+        freed = here.db.patiently(
+            lambda: dispatch.let_readable_go(here.db, key_ids), patience=timedelta(seconds=TRY_EVERY_S)
+        )
+        if freed:
+            sys.stderr.write(f"{freed} connections that waited for a key are tried again.\n")
 
 
 def _build() -> Runtime:
@@ -95,6 +119,14 @@ def _prepare_child(**_: Any) -> None:
         _here = runtime.current()
     except (QboRefreshError, DBAPIError) as error:
         log.warning("child.not_ready", error=type(error).__name__)
+
+
+class StopClaiming(bootsteps.StartStopStep):
+    """A step of Celery's worker: it is closed first of all however the worker ends, by remote control too."""
+
+    def close(self, _parent: Any) -> None:
+        """Claim nothing from now on."""
+        _stop_claiming()
 
 
 def _stop_claiming(**_: Any) -> None:

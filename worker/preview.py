@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker import policy
-from worker.dispatch import BATCH, UNFIT
+from worker.dispatch import BATCH, UNFIT, urgent_share
 from worker.store import control, dispatch, forecast, held, totals
 
 if TYPE_CHECKING:
@@ -155,12 +155,13 @@ def _reason(part: Part, met: Circumstances) -> str:
 
 
 def _shared(due: Mapping[int, Part], usable: Sequence[int], budget: int) -> dict[int, int]:
-    """Return app id → how many of it are published: the urgent ones first, then a batch of each app in turn."""
+    """Return app id → how many of it are published: urgent ones in a half, then a batch of each app in turn."""
     published: dict[int, int] = {}
-    left = budget
+    left, urgent = budget, urgent_share(budget)
     for app_id in usable:
         if app_id in due:
-            published[app_id] = min(due[app_id].urgent, left)
+            published[app_id] = min(due[app_id].urgent, urgent)
+            urgent -= published[app_id]
             left -= published[app_id]
     waiting = {app_id: due[app_id].connections - number for app_id, number in published.items()}
     while left > 0 and any(waiting.values()):

@@ -18,6 +18,7 @@ from worker.escrow import RedisEscrow
 from worker.exchange import Exchanger
 from worker.intuit import IntuitEndpoint
 from worker.refresh import ClientSecret, Refresher
+from worker.settings import demand
 from worker.store import apps, control
 from worker.store.grants import PostgresGrants
 from worker.store.postgres import PostgresStore
@@ -26,15 +27,21 @@ if TYPE_CHECKING:
     from qbo_refresh.sealing import Lookup
     from worker.settings import App, Settings
 
-# A stopping worker has 25 s: one POST of 20 s and its save. What is not saved by then is in the escrow.
-STOP_WITHIN = timedelta(seconds=22)
+# After a POST that has just begun. What is not saved by then is in the escrow; with the default lease a stopping worker
+# has 22 s, and 25 until somebody loses patience.
+SAVE_WITHIN = timedelta(seconds=2)
 
 
 @dataclass(slots=True)
 class Stop:
-    """Whether this process is being stopped, and since when."""
+    """Whether this process is being stopped, and since when.
+
+    Attributes:
+        within: How long what is in flight may take from then on.
+    """
 
     db: Database
+    within: timedelta
     since: float | None = None
 
     def begin(self) -> None:
@@ -44,7 +51,7 @@ class Stop:
 
     def time_is_up(self) -> bool:
         """Tell whether a save that PostgreSQL does not take must be left to the escrow."""
-        return self.since is not None and time.monotonic() - self.since > STOP_WITHIN.total_seconds()
+        return self.since is not None and time.monotonic() - self.since > self.within.total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,11 @@ def secrets_of(db: Database, lookup: Lookup, configured: tuple[App, ...]) -> dic
     }
 
 
+def _statement_s(config: Settings) -> float:
+    # 20 s by default: long enough for any statement of ours, and not half of the lease that a claim takes.
+    return max(2.0, config.lease_seconds / 3)
+
+
 def build(config: Settings) -> Runtime:
     """Put a process together.
 
@@ -91,11 +103,12 @@ def build(config: Settings) -> Runtime:
         WrongLookupKey: LOOKUP_KEY is not the one that the database was made with.
         NotMigrated: Its tables are missing or older than this code.
     """
+    demand(config.database, config.redis, config.keyring, config.lookup, config.apps, config.endpoint)
     endpoint, keyring, lookup, configured = config.endpoint(), config.keyring(), config.lookup(), config.apps()
     config.event_target()  # said at the start, and not by the first event
     escrow = RedisEscrow(config.redis())
-    db = Database(config.database(), schema=config.database_schema)
-    stop = Stop(db)
+    db = Database(config.database(), schema=config.database_schema, statement_s=_statement_s(config))
+    stop = Stop(db, config.pace.deadline + SAVE_WITHIN)
     schema.check(db, config)
     control.check_lookup(db, lookup)
     control.recognise(db, lease=config.pace.lease)

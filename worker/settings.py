@@ -22,7 +22,7 @@ from worker import reaching
 from worker.policy import LONGEST_LEASE, Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 TOKEN_URL = "https://oauth.platform.intuit.com/oauth2/v1/tokens/bearer"  # noqa: S105  # a URL
 REVOKE_URL = "https://developer.api.intuit.com/v2/oauth2/tokens/revoke"
@@ -309,6 +309,22 @@ def _apps(text: str) -> Iterable[App]:
         raise SettingsError(mend) from None
 
 
+def demand(*reads: Callable[[], object]) -> None:
+    """Call these methods of `Settings`, so that everything that is missing or wrong is said at once, a line each.
+
+    Raises:
+        SettingsError: Something is.
+    """
+    wrong = []
+    for read_one in reads:
+        try:
+            read_one()
+        except QboRefreshError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise SettingsError("\n".join(wrong))
+
+
 @functools.cache
 def load() -> Settings:
     """Read the environment once.
@@ -328,4 +344,4 @@ def read() -> Settings:
         raise SettingsError(f"The configuration is wrong. {problems}.") from None
 
 
-__all__ = ["App", "EventTarget", "Settings", "SettingsError", "load", "read"]
+__all__ = ["App", "EventTarget", "Settings", "SettingsError", "demand", "load", "read"]

@@ -13,6 +13,7 @@ from tests.support.attempts import Attempts
 from worker.database import Database
 from worker.dispatch import Sweep, dispatch_due
 from worker.errors import ClientRejected, GrantRejected
+from worker.store import dispatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -206,3 +207,51 @@ def test_nothing_is_published_while_everything_is_frozen(fleet: Fleet, sweep: Sw
     fleet.connect()
     fleet.db.execute("UPDATE qbo.control SET frozen = true")
     assert dispatch_due(sweep).published == 0
+
+
+def test_grants_that_die_soon_take_half_of_a_sweep_at_most(fleet: Fleet, sweep: Sweep, published: list[int]) -> None:
+    # Fails with the whole rate for them: dying grants that always fail keep everybody else out.
+    connected = fleet.connect(8)
+    dying, others = connected[:4], connected[4:]
+    for each in dying:
+        fleet.update(each.id, "refresh_expires_at = now() + interval '1 hour'")
+    for each in others:
+        fleet.update(each.id, "next_refresh_at = now() - interval '1 hour'")
+    assert dispatch_due(replace(sweep, per_sweep=4)).published == 4
+    assert {*published[:2]} <= {*ids(dying)}
+    assert {*published[2:]} <= {*ids(others)}
+
+
+@pytest.mark.parametrize("urgent", [False, True])
+def test_a_dispatcher_passes_over_what_another_is_marking_and_does_not_wait_for_it(
+    fleet: Fleet, settings: Settings, *, urgent: bool
+) -> None:
+    # Fails without SKIP LOCKED: it waits for the other's commit.
+    due = fleet.connect(10)
+    fleet.update(None, "refresh_expires_at = now() + interval '1 hour'")
+    other = Database(settings.database(), statement_s=2)
+
+    def mark(db: Database, limit: int) -> list[int]:
+        if urgent:
+            return dispatch.mark_urgent(db, app_id=due[0].app_id, limit=limit, mark=MINUTE)
+        return dispatch.mark_due(db, app_id=due[0].app_id, limit=limit, mark=MINUTE)[0]
+
+    with fleet.db.transaction():
+        first = mark(fleet.db, 5)
+        second = mark(other, 10)
+    other.close()
+    assert (len(first), len(second)) == (5, 5)
+    assert sorted(first + second) == ids(due)
+
+
+def test_what_waits_for_a_key_that_is_back_may_go_at_once(fleet: Fleet) -> None:
+    mended, missing, poisoned, refused = fleet.connect(4)
+    for each in (mended, missing, poisoned, refused):
+        fleet.update(each.id, "last_outcome = 'unreadable', not_before = now() + interval '1 hour'")
+    fleet.update(missing.id, r"refresh_token = '\x010461776179' || decode(repeat('00', 60), 'hex')")  # the key "away"
+    fleet.update(poisoned.id, "refresh_token = 'x'")
+    fleet.update(refused.id, "last_outcome = 'suspect'")
+    assert dispatch.let_readable_go(fleet.db, fleet.keyring.key_ids) == 1
+    assert fleet.row(mended.id).not_before is None
+    assert dispatch.let_readable_go(fleet.db, {"away"}) == 1
+    assert all(fleet.row(each.id).wait > timedelta(minutes=59) for each in (poisoned, refused))

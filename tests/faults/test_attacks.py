@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import logging
-import socket
-import threading
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, cast
@@ -13,6 +10,7 @@ import pytest
 from qbo_refresh.secret import Secret
 from qbo_refresh.status import Outcome
 from tests.support.attempts import NEW_TOKEN, Attempts
+from tests.support.raw import answering
 from tests.support.seams import with_seam
 from worker import clock
 from worker.attempt import Source, Trigger
@@ -24,39 +22,11 @@ from worker.settings import Endpoint
 from worker.store import dispatch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.support.fleet import Fleet
     from worker.refresh import Refresher
 
 CONFIRMED = timedelta(minutes=16)
 MARK = timedelta(minutes=10)
-
-
-@contextmanager
-def answering(answer: bytes) -> Iterator[int]:
-    """Give the port of a server that answers whatever it is sent with these bytes."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        over = threading.Event()
-
-        def serve() -> None:
-            listening.settimeout(0.1)
-            while not over.is_set():
-                try:
-                    connection, _ = listening.accept()
-                except TimeoutError:
-                    continue
-                with connection:
-                    connection.recv(65536)
-                    connection.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield listening.getsockname()[1]
-        finally:
-            over.set()
-            thread.join()
 
 
 def test_a_candidate_that_comes_while_a_verdict_is_being_made_is_asked_about_first(

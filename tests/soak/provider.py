@@ -127,6 +127,18 @@ class Intuit:
         gate.check()
         return self._providers[client_id].answer(refresh_token.reveal())
 
+    def exchange(
+        self,
+        code: Secret,  # noqa: ARG002  # the port's
+        *,
+        redirect_url: str,  # noqa: ARG002  # the port's
+        client_id: str,  # noqa: ARG002  # the port's
+        client_secret: Secret,  # noqa: ARG002  # the port's
+        gate: Gate,  # noqa: ARG002  # the port's
+    ) -> TokenSet:
+        """Nobody consents in a soak."""
+        raise AssertionError("a soak exchanges nothing")
+
     def revoke(self, refresh_token: Secret, *, client_id: str, client_secret: Secret, gate: Gate) -> bool:  # noqa: ARG002  # the port's
         """Nobody disconnects in a soak."""
         raise AssertionError("a soak revokes nothing")

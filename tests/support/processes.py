@@ -106,6 +106,11 @@ class Programs:
         }
         self._watch = watch
 
+    @property
+    def python_path(self) -> str:
+        """Where the processes find this project's code."""
+        return self._environment["PYTHONPATH"]
+
     def start(self, *arguments: str, app: str = "worker.app", variables: Variables = _NONE) -> Program:
         """Start a `celery -A worker.app …`, or another app's; `variables` are those that differ."""
         log = self._directory / f"{len(self.started)}-{arguments[0]}.log"

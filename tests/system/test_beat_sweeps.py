@@ -128,8 +128,8 @@ def test_row_31_a_sweep_publishes_at_most_the_rate_and_what_dies_soon_before_wha
     eventually(lambda: len(worker.says(PUBLISHED)) >= 4)
     ids = queued(valkey)
     assert set(worker.says(PUBLISHED)) == {"10"}, "1,200 a minute are 10 in half a second"
-    assert ids[:10] == [each.id for each in dying[:10]]
-    assert set(ids[10:12]) == {each.id for each in dying[10:]}
+    first = [ids[:5], ids[10:15], ids[20:22]]
+    assert [each for some in first for each in some] == [each.id for each in dying], "half of each sweep at most"
     assert len(set(ids)) == len(ids)
     assert len(ids) <= 10 * (len(worker.says(PUBLISHED)) + 1)
 

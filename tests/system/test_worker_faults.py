@@ -3,8 +3,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.support.processes import Programs, eventually, wait_until_ready
-from worker.queues import REFRESH_DUE, SWEEP
+from worker.queues import ADHOC, REFRESH_CONNECTION, REFRESH_DUE, SWEEP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,6 +117,58 @@ def test_row_22_sigterm_finishes_what_is_in_flight_and_gives_the_rest_back(
     programs.worker(threads=4)
     eventually(lambda: all(row.token_version == 2 for row in rows(fleet)))
     assert fleet.simulator.check().calls_per_grant == {1: 30}
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "control shutdown"])
+def test_row_22_a_stopping_worker_does_not_wait_for_a_database_that_is_away(
+    programs: Programs, fleet: Fleet, another_app: Celery, session_servers: Servers, how: str
+) -> None:
+    # Fails without our own note of the end (`Stop.begin`), which Celery gives to no task: seen, 30 s of patience more.
+    (connected,) = fleet.connect()
+    worker = programs.ready_worker()
+    session_servers.stop_postgres()
+    try:
+        another_app.send_task(REFRESH_CONNECTION, args=[connected.id], queue=ADHOC)
+        worker.wait_for("Task worker.tasks.refresh_connection.* received")
+        if how == "SIGTERM":
+            worker.terminate()
+        else:
+            another_app.control.shutdown()
+        assert worker.process.wait(12) == 0, worker.output()
+    finally:
+        session_servers.start_postgres()
+    fleet.db.drop_connection()
+    assert fleet.token(connected.id) == connected.refresh_token
+
+
+def test_row_23_a_deploy_while_postgresql_is_away_loses_no_token_that_was_received(
+    programs: Programs, fleet: Fleet, session_servers: Servers, another_app: Celery
+) -> None:
+    # Fails without `time_is_up`: the old worker never ends; without `escrow.find` in `_candidates`: the grant is lost.
+    pace = {"LEASE_SECONDS": "6", "SWEEP_SECONDS": "0.5", "BACKOFF_SECONDS": "1"}
+    connected = fleet.connect(6)
+    frozen = fleet.simulator.fault("latency", delay=1.5)
+    old = programs.ready_worker(threads=8, variables=pace)
+    for each in connected:
+        another_app.send_task(REFRESH_DUE, args=[each.id], queue=SWEEP)
+    eventually(lambda: len(fleet.simulator.in_flight()) == 6)
+    session_servers.kill_postgres()
+    try:
+        eventually(lambda: len(old.says("save.repeating")) == 6)
+        old.terminate()
+        assert old.process.wait(STOPS_WITHIN_S) == 0, old.output()
+        fleet.simulator.clear_fault(frozen)
+        new = programs.worker(threads=8, variables=pace)
+        programs.beat(variables=pace)
+        new.wait_for("PostgreSQL at DATABASE_URL cannot be reached")
+    finally:
+        session_servers.start_postgres()
+    fleet.db.drop_connection()
+    eventually(lambda: all(row.token_version == 2 and row.lease_id is None for row in rows(fleet)))
+    assert all_hold_live_tokens(fleet, connected)
+    assert fleet.simulator.check().superseded == 0
+    assert fleet.statuses(connected) == {"active": 6}
+    assert fleet.events() == []
 
 
 def test_the_ledger_says_what_the_provider_saw_call_by_call(programs: Programs, fleet: Fleet) -> None:

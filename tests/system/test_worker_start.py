@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
+from qbo_refresh import sealing
 from tests.conftest import with_database
 from tests.support.processes import PATIENCE_S, Programs, eventually
 from worker.queues import ADHOC, REFRESH_CONNECTION
@@ -67,3 +69,47 @@ def test_a_worker_whose_database_goes_away_while_it_runs_refreshes_again_afterwa
     assert asked.get(timeout=PATIENCE_S)["outcome"] == "refreshed"
     fleet.db.drop_connection()
     assert fleet.holds_the_live_token(connected)
+
+
+def test_a_beat_with_a_wrong_password_of_redis_says_so_at_once_and_ends(programs: Programs, redis_url: str) -> None:
+    # Fails without `_ask_broker`: Celery's beat is silent until its first message, a minute later, and then goes on.
+    beat = programs.beat(variables={"REDIS_URL": wrong_password(redis_url)})
+    assert beat.exit_code() == 2, beat.output()
+    assert "Redis at REDIS_URL refuses the user or the password: correct them." in beat.output()
+    assert "Traceback" not in beat.output()
+
+
+def test_a_beat_waits_for_a_redis_that_is_away_and_says_so_at_once(programs: Programs) -> None:
+    beat = programs.beat(variables={"REDIS_URL": "redis://127.0.0.1:1/0"})
+    beat.wait_for("Redis at REDIS_URL cannot be reached: .+ Waiting for it")
+    assert beat.is_running
+
+
+def wrong_password(redis_url: str) -> str:
+    parts = urlsplit(redis_url)
+    return parts._replace(netloc=f":wrong-password@{parts.hostname}:{parts.port}").geturl()
+
+
+def test_a_worker_names_everything_that_is_missing_at_once(programs: Programs) -> None:
+    names = ("DATABASE_URL", "TOKEN_KEYS", "LOOKUP_KEY", "INTUIT_CLIENT_SECRET")
+    worker = programs.worker(variables=dict.fromkeys(names, ""))
+    assert worker.exit_code() == 2
+    said = worker.output()
+    assert all(f"{name} " in said for name in names)
+    assert "Traceback" not in said
+
+
+def test_rows_that_wait_for_a_key_go_when_a_worker_starts_with_it(
+    programs: Programs, fleet: Fleet, another_app: Celery
+) -> None:
+    connected = fleet.connect(3)
+    keyless = programs.ready_worker(variables={"TOKEN_KEYS": f"another:{sealing.new_key()}"})
+    for each in connected:
+        answer = another_app.send_task(REFRESH_CONNECTION, args=[each.id], queue=ADHOC)
+        assert answer.get(timeout=PATIENCE_S)["outcome"] == "unreadable"
+    keyless.kill()
+    pace = {"SWEEP_SECONDS": "0.5"}
+    programs.worker(variables=pace).wait_for("3 connections that waited for a key are tried again")
+    programs.beat(variables=pace)
+    eventually(lambda: fleet.simulator.check().refreshes == 3)
+    eventually(lambda: all(fleet.holds_the_live_token(each) for each in connected))

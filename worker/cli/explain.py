@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker import explaining, naming, settings
+from qbo_refresh.errors import UnknownConnection
+from worker import explaining, settings
 from worker.attempt import IF_DUE
 from worker.cli.common import json_option, open_database, plain, print_json, printable
 from worker.cli.connection import resolve
@@ -55,7 +56,7 @@ def explain(*, connection: str, limit: int, as_json: bool) -> None:
 def _story(db: Database, config: Settings, name: str, limit: int) -> Story:
     try:
         connection_id = resolve(db, config, name)
-    except naming.UnknownConnection:
+    except UnknownConnection:
         # A ledger outlives its connection: that is no error, and what it says may be why somebody asks.
         gone = history.story(db, int(name), limit=limit or None) if re.fullmatch(r"[0-9]{1,18}", name) else None
         if gone is None:
@@ -63,7 +64,7 @@ def _story(db: Database, config: Settings, name: str, limit: int) -> Story:
         return gone
     story = history.story(db, connection_id, limit=limit or None)
     if story is None:
-        raise naming.UnknownConnection(f"Connection {connection_id} was deleted this moment.")
+        raise UnknownConnection(f"Connection {connection_id} was deleted this moment.")
     return story
 
 

@@ -62,9 +62,8 @@ def run(*, embedded: bool, directory: Path, threads: int, no_flower: bool) -> in
 
 
 def _demand(config: Settings) -> None:
-    """Raise, in one sentence, if something that the worker needs is missing or malformed."""
-    for read in (config.database, config.redis, config.keyring, config.lookup, config.apps, config.endpoint):
-        read()
+    """Raise if something that the worker needs is missing or malformed."""
+    settings.demand(config.database, config.redis, config.keyring, config.lookup, config.apps, config.endpoint)
 
 
 def _start_embedded(stack: ExitStack, directory: Path) -> Servers:

@@ -17,7 +17,7 @@ from worker import reaching
 from worker.database import sqlstate
 from worker.doctor import keys, servers, tables
 from worker.doctor.patient import Check, Patient, Skipped, State, Wrong
-from worker.settings import SettingsError
+from worker.settings import SettingsError, demand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,14 +60,11 @@ def _made(name: str, check: Callable[[Patient], str], patient: Patient) -> Check
 
 
 def _environment(patient: Patient) -> str:
-    config, wrong = patient.config, []
-    for read in (config.database, config.redis, config.keyring, config.lookup, config.apps, config.endpoint):
-        try:
-            read()
-        except QboRefreshError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise Wrong("\n".join(wrong))
+    config = patient.config
+    try:
+        demand(config.database, config.redis, config.keyring, config.lookup, config.apps, config.endpoint)
+    except SettingsError as error:
+        raise Wrong(str(error)) from None
     return "every variable that is needed is set and well-formed"
 
 

@@ -22,7 +22,7 @@ from worker.errors import (
     RequestRejected,
     Unavailable,
 )
-from worker.intuit.transport import Call, Interrupted, NotSent, RawAnswer, Transport
+from worker.intuit.transport import IDLE_LIMIT_S, Call, Interrupted, NotSent, RawAnswer, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,8 +84,8 @@ class TokenEndpoint(Protocol):
 class IntuitEndpoint:
     """Intuit's endpoints. One HTTP session per thread: a new one for each call costs 20 ms of CPU over TLS."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: Endpoint, *, idle_limit_s: float = IDLE_LIMIT_S) -> None:
+        self._endpoint, self._idle_limit_s = endpoint, idle_limit_s
         self._local = threading.local()
 
     def refresh(self, refresh_token: Secret, *, client_id: str, client_secret: Secret, gate: Gate) -> TokenSet:
@@ -142,7 +142,7 @@ class IntuitEndpoint:
         return answer.status in (HTTPStatus.OK, HTTPStatus.BAD_REQUEST)
 
     def _post(self, url: str, headers: Mapping[str, str], body: bytes, gate: Gate) -> RawAnswer:
-        call = Call(clock.boottime() + gate.deadline.total_seconds(), gate.check)
+        call = Call(clock.boottime() + gate.deadline.total_seconds(), gate.check, self._idle_limit_s)
         try:
             return self._transport().post(
                 url,

@@ -17,6 +17,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
 
 BODY_CAP_BYTES = 64 * 1024
+_LATE_AT_MOST_BYTES = 2 * BODY_CAP_BYTES
 IDLE_LIMIT_S = 15.0
 # RST instead of FIN: the kernel throws away what it has not delivered yet when we give up.
 _LINGER_RESET = struct.pack("ii", 1, 0)
@@ -59,11 +61,13 @@ class Call:
     Attributes:
         deadline: `clock.boottime()` at which it ends, whatever it is doing.
         before_first_byte: Raises if the request must not be sent any more.
+        idle_limit_s: A connection that has been idle for longer is not used again.
         sent: A byte may have been handed to the socket.
     """
 
     deadline: float
     before_first_byte: Callable[[], None]
+    idle_limit_s: float = IDLE_LIMIT_S
     sent: bool = False
 
     def remaining_s(self) -> float:
@@ -102,13 +106,22 @@ class _DeadlineReader(io.RawIOBase):
 
     def __init__(self, raw: socket.SocketIO, sock: socket.socket, call: Call) -> None:
         self._raw, self._sock, self._call = raw, sock, call
+        self._late = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._call.remaining_s())
-        return self._raw.readinto(buffer)
+        left = self._call.deadline - clock.boottime()
+        self._sock.settimeout(max(0.0, left))
+        read = self._raw.readinto(buffer)
+        # What is there already is read after the deadline, too, as much as an answer may be: this process may have been
+        # frozen, and the new token may be in here.
+        if left <= 0:
+            self._late += read or 0
+            if read is None or self._late > _LATE_AT_MOST_BYTES:
+                raise TimeoutError("the total deadline has passed")
+        return read
 
     def close(self) -> None:
         self._raw.close()
@@ -121,6 +134,13 @@ class _Response(http.client.HTTPResponse):
         self.fp.close()
         self.fp = io.BufferedReader(_DeadlineReader(sock.makefile("rb", buffering=0), sock, _call.get()))
 
+    def begin(self) -> None:
+        """Read the head of the answer, past interim ones (RFC 9110 section 15.2): a 103 before the 200 is no answer."""
+        super().begin()
+        while HTTPStatus.SWITCHING_PROTOCOLS < self.status < HTTPStatus.OK:
+            self.headers = None  # type: ignore[assignment]  # as before the first: the next `begin` reads on
+            super().begin()
+
 
 class _Guarded(HTTPConnection):
     """The part of a connection that is ours; mixed into urllib3's plain and TLS ones."""
@@ -132,7 +152,7 @@ class _Guarded(HTTPConnection):
     @property
     def is_connected(self) -> bool:
         # Servers and middleboxes drop idle sockets; a write to one of those would be an answer we never get.
-        return clock.boottime() - self._idle_since < IDLE_LIMIT_S and super().is_connected
+        return clock.boottime() - self._idle_since < _call.get().idle_limit_s and super().is_connected
 
     def _new_conn(self) -> socket.socket:
         call = _call.get()

@@ -9,6 +9,7 @@ from worker.policy import NEAR_EXPIRY
 from worker.store.claims import key_arrays
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import timedelta
 
     from worker.attempt import Keys
@@ -113,3 +114,20 @@ def mark_due(
         _MARK_ORDINARY, {"app": app_id, "after": due_at, "after_id": last_id, "limit": limit, "mark": mark}
     ).all()
     return [row.id for row in rows], max(((row.due_at, row.id) for row in rows), default=None)
+
+
+# The key id stands in each blob after its format and its length (`qbo_refresh.sealing`).
+_LET_READABLE_GO = """
+UPDATE qbo.connections SET not_before = NULL, queued_until = NULL
+WHERE last_outcome = 'unreadable' AND not_before > now() AND lease_id IS NULL
+  AND length(refresh_token) > 2
+  AND convert_from(substr(refresh_token, 3, get_byte(refresh_token, 1)), 'SQL_ASCII') = ANY (%(key_ids)s::text[])
+"""
+
+
+def let_readable_go(db: Database, key_ids: Collection[str]) -> int:
+    """Make due now what did not open when it was last tried and is sealed with one of these keys; return how many.
+
+    What does not open all the same waits another hour: nothing was sent, and nobody is told again.
+    """
+    return db.execute(_LET_READABLE_GO, {"key_ids": list(key_ids)}).rowcount

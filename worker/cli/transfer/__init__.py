@@ -68,6 +68,7 @@ def import_(
         skip_bad=skip_bad,
         dry_run=dry_run,
     )
+    settings.demand(config.database, config.apps, config.keyring, config.lookup)
     apps, keyring, lookup = config.apps(), config.keyring(), config.lookup()
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(files.opened(file))

@@ -1,0 +1,66 @@
+"""A server of raw bytes: what no well-behaved server of HTTP or Redis would send."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from worker.tokens import TokenSet
+
+
+@contextlib.contextmanager
+def answering(*pieces: bytes, for_ever: bytes = b"") -> Iterator[int]:
+    """Give the port of a server that answers whatever it is sent with these bytes, then closes.
+
+    Args:
+        pieces: What it answers.
+        for_ever: Sent after them again and again, as fast as it is taken.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        over = threading.Event()
+        thread = threading.Thread(target=_serve, args=(listening, over, pieces, for_ever))
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            over.set()
+            thread.join()
+
+
+def _serve(listening: socket.socket, over: threading.Event, pieces: Iterable[bytes], for_ever: bytes) -> None:
+    listening.settimeout(0.05)
+    while not over.is_set():
+        try:
+            connection, _ = listening.accept()
+        except TimeoutError:
+            continue
+        endless = itertools.repeat(for_ever * 100) if for_ever else ()
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(5)
+            connection.recv(65536)
+            for piece in itertools.chain(pieces, endless):
+                connection.sendall(piece)
+                if over.is_set():
+                    break
+
+
+def good_answer(tokens: TokenSet, *headers: bytes, content_type: bytes = b"application/json") -> bytes:
+    """Return a whole answer with tokens."""
+    body = json.dumps(
+        {
+            "token_type": "bearer",
+            "access_token": tokens.access_token.reveal(),
+            "refresh_token": tokens.refresh_token.reveal(),
+            "expires_in": 3600,
+            "x_refresh_token_expires_in": 8640000,
+        }
+    ).encode()
+    lines = [b"HTTP/1.1 200 OK", b"Content-Type: " + content_type, b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
