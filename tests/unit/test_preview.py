@@ -40,7 +40,7 @@ def test_a_large_app_does_not_make_a_small_one_wait() -> None:
 
 def test_grants_that_die_soon_go_before_the_turns_of_the_apps() -> None:
     found = numbers([due(1, 5000, urgent=2400), due(2, 5000)], MET)
-    assert (found[1, WOULD_GO], found[1, "over_the_rate"], found[2, "over_the_rate"]) == (2500, 2500, 5000)
+    assert (found[1, WOULD_GO], found[1, "over_the_rate"], found[2, "over_the_rate"]) == (2250, 2750, 4750)
     found = numbers([due(1, 5000, urgent=100), due(2, 5000)], MET)
     assert (found[1, WOULD_GO], found[2, WOULD_GO]) == (1500, 1000)
 
