@@ -2,14 +2,14 @@
 # ARGS goes to the program: make test ARGS="-k lease", make demo ARGS="--help".
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak mutants lint format types imports bench lock clean
+.PHONY: help demo test soak mutants lint format types imports bench audit lock clean
 
 BIN := .venv/bin
 UV ?= uv
 # Inputs of the pins; --no-config and --no-header keep this machine's settings and paths out of them.
 COMPILE := $(UV) --no-config pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
-	--constraint requirements/constraints.txt pyproject.toml
+	--constraint requirements/constraints.txt
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' Makefile
@@ -42,11 +42,15 @@ imports: .venv/.dev ## Check that imports run one way
 bench: .venv/.dev ## Measure beside what one would write instead
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+audit: .venv/.audit ## Look the pinned packages up in the lists of known vulnerabilities (where an index answers)
+	@.venv/audit/bin/pip-audit --disable-pip --require-hashes --progress-spinner off -r requirements/dev.txt $(ARGS)
+
 lock: ## Renew the pins in requirements/ (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv" >&2; exit 1; }
-	@$(COMPILE) --all-extras --group test --group lint --group bench --group build -o requirements/dev.txt
-	@$(COMPILE) --extra worker --extra flower --extra embedded --extra simulator --extra run --group build \
+	@$(COMPILE) pyproject.toml --all-extras --group test --group lint --group bench --group build -o requirements/dev.txt
+	@$(COMPILE) pyproject.toml --extra worker --extra flower --extra embedded --extra simulator --extra run --group build \
 		--constraint requirements/dev.txt -o requirements/demo.txt
+	@$(COMPILE) --group audit -o requirements/audit.txt
 
 clean: ## Delete .venv and all caches
 	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -54,6 +58,12 @@ clean: ## Delete .venv and all caches
 
 .venv/.demo: requirements/demo.txt requirements/install pyproject.toml
 	@sh requirements/install demo
+
+# Apart from the others, whose versions it must not choose.
+.venv/.audit: requirements/audit.txt | .venv/.dev
+	@$(BIN)/python -m venv .venv/audit
+	@.venv/audit/bin/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes -r requirements/audit.txt
+	@touch $@
 
 .venv/.dev: requirements/dev.txt requirements/install pyproject.toml
 	@sh requirements/install dev
