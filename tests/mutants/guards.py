@@ -739,5 +739,41 @@ _SWEEPING = (
     ),
 )
 
-# The guards of reconnecting belong here as well: the state's signature, its session, its single use, the realm.
-GUARDS: tuple[Guard, ...] = (*_SAVING, *_CLAIMING, *_SENDING, *_VERDICT, *_PLACES, *_SWEEPING)
+_AUTHORIZING = "qbo_refresh/authorizing.py"
+_STATES = "tests/db/test_states.py::"
+
+_CONSENT: tuple[Guard, ...] = (
+    Guard(
+        "consent: the state's signature",
+        _AUTHORIZING,
+        "    if not hmac.compare_digest(signature, expected):\n",
+        "    if False:\n",
+        (
+            _STATES + "test_a_state_that_was_changed_anywhere_is_refused",
+            _STATES + "test_a_state_of_another_session_is_refused",
+        ),
+    ),
+    Guard(
+        "consent: the session, in the row too",
+        _AUTHORIZING,
+        "WHERE state_hash = %(state)s AND session_hash = %(session)s AND used_at IS NULL AND expires_at > now()",
+        "WHERE state_hash = %(state)s AND used_at IS NULL AND expires_at > now()",
+        (_STATES + "test_a_session_is_compared_in_the_row_too",),
+    ),
+    Guard(
+        "consent: a state is used once",
+        _AUTHORIZING,
+        "session_hash = %(session)s AND used_at IS NULL AND expires_at > now()",
+        "session_hash = %(session)s AND expires_at > now()",
+        (_STATES + "test_a_state_of_this_session_is_taken_once_and_the_same_call_again_is_the_same",),
+    ),
+    Guard(
+        "consent: a state is good for ten minutes",
+        _AUTHORIZING,
+        "AND used_at IS NULL AND expires_at > now()",
+        "AND used_at IS NULL",
+        (_STATES + "test_a_state_is_good_for_ten_minutes",),
+    ),
+)
+
+GUARDS: tuple[Guard, ...] = (*_SAVING, *_CLAIMING, *_SENDING, *_VERDICT, *_PLACES, *_SWEEPING, *_CONSENT)
