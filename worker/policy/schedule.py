@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from worker.policy.pace import DAY, LONGEST_BACKOFF, Pace
 
-SOONER, LATER = timedelta(hours=4), timedelta(hours=2)
+SOONER, LATER = timedelta(hours=4), timedelta(minutes=50)
 _FIRST_SHARE = 0.1
 
 
