@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
 
 class Fault(StrEnum):
-    """One thing that goes wrong."""
+    """One thing that goes wrong: the first five with a process or a server, the others at one call of a port."""
 
+    DIES = "the worker dies"
+    FROZEN = "the worker is frozen"
+    UNSWEPT = "nobody sweeps for a day"
+    FLUSHED = "FLUSHALL"
+    FAILED_OVER = "PostgreSQL fails over"
     UNKNOWN = "done, but its acknowledgement is lost: it is done again"
     REFUSED = "refused by the database, for good"
     NOT_KEPT = "Redis does not answer"
@@ -97,3 +102,5 @@ def do(world: World, call: str, act: Callable[[], Any], fault: Fault, subject: A
             assert isinstance(subject, Reply)
             world.provider.let_pass()
             return read(subject, world.seconds, whole=False)
+        case _:
+            raise AssertionError(f"{fault} happens to no call")

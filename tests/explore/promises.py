@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from qbo_refresh.status import Status
+from qbo_refresh.status import Outcome, Status
+from tests.explore.faults import Fault
 from tests.explore.replay import SUBJECT_ID
 from tests.explore.schedule import Move, Node, marked
 from worker.attempt import Trigger
@@ -64,7 +65,7 @@ class Watch:
         """
         provider = self.scene.world.provider
         held = self.held()
-        in_hand = {token for attempt in node.attempts for token in attempt.received}
+        in_hand = {token for attempt in node.attempts for token in attempt.in_hand}
         if provider.overlapping:
             raise Violation("two calls at once with one token")
         node = self._grant_lives(node, held | in_hand)
@@ -88,15 +89,22 @@ class Watch:
         token = self.scene.world.provider.current
         if token in there:
             return node
-        if move.crash and any(token in each.received for each in before.attempts):
+        if Fault.DIES in move.faults and any(token in each.in_hand for each in before.attempts):
             self.excused["token lost: the worker died before a copy was acknowledged"] += 1
-        elif move.costs and self.scene.config.faults - node.faults_left > 1:
+        elif "lied to" in node.marks and token in self._refused():
+            self.excused["token refused by a lie: a candidate is presented once"] += 1
+        elif move.faults and self.scene.config.faults - node.faults_left > 1:
             self.excused["token lost by a second fault"] += 1
         elif move.passes and self.scene.config.faults - node.faults_left > 1:
             self.excused["token lost by the end of the escrow's copy, after two faults"] += 1
         else:
             raise Violation("a token that was received is lost")
         return marked(node, "lost")
+
+    def _refused(self) -> set[str]:
+        """Return the candidates that nobody looks at any more."""
+        names = self.sameness.names
+        return {names.values[each.fingerprint] for each in self.scene.world.tables.candidates if each.tried_at}
 
     def _no_false_verdict(self, before: Status, held: frozenset[str], in_hand: set[str]) -> None:
         provider, row = self.scene.world.provider, self.scene.world.tables.rows[SUBJECT_ID]
@@ -133,7 +141,8 @@ class Watch:
                 break
             before = replace(node, moment=world.save())
             world.advance(due)
-            refresh(self.scene.by, SUBJECT_ID, trigger=Trigger.SWEEP)
+            if refresh(self.scene.by, SUBJECT_ID, trigger=Trigger.SWEEP).outcome is Outcome.SKIPPED:
+                world.advance(timedelta(seconds=61))  # whatever is in the way ends with a lease
             self.after(before, Move("a sweep"), node)
         else:
             raise Violation(f"it does not come to rest within {ATTEMPTS_TO_A_VERDICT} attempts")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tests.explore import faults
 from tests.explore.faults import Fault
 from tests.explore.provider import Reply, read, reply
-from worker.attempt import Claim, Freshness, Trigger
+from worker.attempt import Claim, Freshness, Saved, Trigger
 from worker.errors import OutcomeUnknown
 from worker.refresh import Refresher, Result, refresh
 from worker.tokens import TokenSet
@@ -67,6 +67,17 @@ class Attempt:
     received: tuple[str, ...] = ()
     row_refuses: bool = False
     result: Result | None = None
+
+    @property
+    def in_hand(self) -> tuple[str, ...]:
+        """The tokens that it was given and that it has not yet been told are safe in the database."""
+        heard = [place for place, each in enumerate(self.answered) if each.call == "intuit.answer"]
+        since = self.answered[heard[-1] :] if heard else ()
+        safe = any(
+            each.returned in (Saved.SAVED, Saved.BEFORE) or (each.call == "store.add_candidate" and not each.raised)
+            for each in since
+        )
+        return () if safe else self.received
 
     @property
     def has_sent(self) -> bool:

@@ -71,7 +71,7 @@ def save(world: World, claim: Claim, grant: SealedGrant, decision: Decision, rec
     if row.token_version != claim.token_version:
         _release(world, row, claim)
         return _lost(row, grant)
-    new = _with_tokens(row, claim, grant, decision, world.now)
+    new = with_tokens(row, claim, grant, decision, world.now)
     tables = _recovered(tables, row, new, decision)
     tables = replace(
         tables,
@@ -82,7 +82,7 @@ def save(world: World, claim: Claim, grant: SealedGrant, decision: Decision, rec
     return Saved.SAVED
 
 
-def _with_tokens(row: Row, claim: Claim, grant: SealedGrant, decision: Decision, now: datetime) -> Row:
+def with_tokens(row: Row, claim: Claim, grant: SealedGrant, decision: Decision, now: datetime) -> Row:
     hard = None if grant.hard_lifetime is None else now + grant.hard_lifetime
     same = hard is not None and row.hard_expires_at is not None and abs(hard - row.hard_expires_at) <= expiry.SAME
     kept = row.lease_id is not None and row.lease_id != claim.lease_id

@@ -28,6 +28,7 @@ PASSES = {
     "CONFIRM_AFTER": timedelta(minutes=16),
 }
 LONG = timedelta(hours=1)
+A_DAY = timedelta(hours=26)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Config:
         attempts: So many in a schedule, two at once at most.
         faults: So many at most.
         witness: Another connection of the app works all the time.
+        only: These faults alone; None for all.
         design: Puts a worker together; the wrong ones are in `designs`.
     """
 
@@ -45,24 +47,26 @@ class Config:
     witness: bool = True
     attempts: int = 4
     faults: int = 1
+    only: frozenset[Fault] | None = None
     design: Callable[[World], Refresher] = worker.refresher
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One step of a schedule: time or a server, or attempt `number` and what it calls.
+    """One step of a schedule.
 
     Attributes:
-        costs: How many faults it is.
+        number: Of the attempt that makes it; None for time and servers.
+        faults: What goes wrong in it.
+        passes: So much time does.
+        loses: So many commits are lost.
     """
 
     text: str
     number: int | None = None
-    fault: Fault | None = None
-    crash: bool = False
+    faults: tuple[Fault, ...] = ()
     passes: timedelta | None = None
-    loses: int | None = None
-    costs: int = 0
+    loses: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,87 +115,85 @@ class Scene:
 
     def moves(self, node: Node) -> Iterator[Move]:
         """Yield what may come next, the ordinary before the faults."""
-        spare = node.faults_left
-        for attempt in node.attempts:
-            yield from self._steps(attempt, spare)
-        if node.begun < self.config.attempts and len(node.attempts) < AT_ONCE:
-            yield from self._steps(Attempt(node.begun + 1), spare)
-        if not node.time_moved and node.begun < self.config.attempts + bool(node.attempts):
-            yield from (move for move in self._pauses(node) if move.costs <= spare)
-        if spare:
-            yield from self._disasters(node)
+        ways = [self._steps(attempt) for attempt in node.attempts]
+        more = node.begun < self.config.attempts
+        if more and len(node.attempts) < AT_ONCE:
+            ways.append(self._steps(Attempt(node.begun + 1)))
+        if not node.time_moved and (more or node.attempts):
+            ways.append(self._pauses(node))
+        if node.faults_left:
+            ways.append(self._disasters(node))
+        return (move for way in ways for move in way if self._may_come(node, move))
+
+    def _may_come(self, node: Node, move: Move) -> bool:
+        if len(move.faults) > node.faults_left:
+            return False
+        # Two false refusals of one connection, 15 min apart beside a witness, are what a verdict is made of.
+        if Fault.LIE in move.faults and "lied to" in node.marks:
+            return False
+        only = self.config.only
+        return only is None or all(fault in only for fault in move.faults)
 
     @staticmethod
-    def _pauses(node: Node) -> Iterator[Move]:
-        """Yield how time may pass. While an attempt stands still, or nobody sweeps what has been due all day, it is a fault."""
-        row, now = node.moment.tables.rows[SUBJECT_ID], START + timedelta(seconds=node.moment.seconds)
-        ahead = timedelta(0) if row.due_at is None else row.due_at - now
-        pauses = [(f"{name} passes", time, 0) for name, time in PASSES.items()]
-        if ahead > LONG:
-            pauses.append(("the time passes until it is due", ahead + timedelta(minutes=1), 0))
-        else:
-            pauses.append(("a day passes without a sweep", timedelta(hours=26), 1))
-        for text, time, costs in pauses:
-            if node.attempts:
-                who = f"{text} while attempt {node.attempts[0].number} is frozen"
-                yield Move(who, passes=time, costs=costs + 1)
-            else:
-                yield Move(text, passes=time, costs=costs)
-
-    @staticmethod
-    def _steps(attempt: Attempt, spare: int) -> Iterator[Move]:
+    def _steps(attempt: Attempt) -> Iterator[Move]:
         call, number = attempt.next_call, attempt.number
         assert call is not None
         yield Move(f"attempt {number}: {call}", number)
-        if not spare:
-            return
         for fault in faults.AT.get(call, ()):
-            yield Move(f"attempt {number}: {call}: {fault}", number, fault, costs=1)
+            yield Move(f"attempt {number}: {call}: {fault}", number, (fault,))
         if attempt.answered:
-            yield Move(f"attempt {number} dies before {call}", number, crash=True, costs=1)
+            yield Move(f"attempt {number}: the worker dies before {call}", number, (Fault.DIES,))
+
+    @staticmethod
+    def _pauses(node: Node) -> Iterator[Move]:
+        row, now = node.moment.tables.rows[SUBJECT_ID], START + timedelta(seconds=node.moment.seconds)
+        ahead = timedelta(0) if row.due_at is None else row.due_at - now
+        frozen = (Fault.FROZEN,) if node.attempts else ()
+        who = f" while attempt {node.attempts[0].number} is frozen" if node.attempts else ""
+        for name, time in PASSES.items():
+            yield Move(f"{name} passes{who}", None, frozen, passes=time)
+        if ahead > LONG:
+            yield Move(f"time passes until it is due{who}", None, frozen, passes=ahead + timedelta(minutes=1))
+        else:
+            yield Move(f"a day passes without a sweep{who}", None, (*frozen, Fault.UNSWEPT), passes=A_DAY)
 
     @staticmethod
     def _disasters(node: Node) -> Iterator[Move]:
         if node.moment.shelves:
-            yield Move("FLUSHALL", costs=1)
+            yield Move("FLUSHALL", None, (Fault.FLUSHED,))
         for lost in range(min(LOSABLE, len(node.moment.before)) + 1):
-            yield Move(f"PostgreSQL fails over and loses {lost} commits", loses=lost, costs=1)
+            text = f"PostgreSQL fails over and loses {lost} commits"
+            yield Move(text, None, (Fault.FAILED_OVER,), loses=lost)
 
     def play(self, node: Node, move: Move) -> Node:
         """Return where a move leads. The world is left there."""
-        world = self.world
-        world.restore(node.moment)
-        attempts, begun, marks = {each.number: each for each in node.attempts}, node.begun, node.marks
-        received = node.received
+        self.world.restore(node.moment)
+        attempts = {each.number: each for each in node.attempts}
+        marks, received = node.marks, node.received
         if move.number is not None:
-            attempt = attempts.get(move.number) or Attempt(move.number)
-            begun = max(begun, move.number)
-            if move.crash:
-                del attempts[move.number]
-            else:
-                attempt = attempts[move.number] = replay.step(attempt, self.by, world, move.fault)
+            attempt = attempts.pop(move.number, None) or Attempt(move.number)
+            if Fault.DIES not in move.faults:
+                attempt = replay.step(attempt, self.by, self.world, move.faults[0] if move.faults else None)
                 received |= set(attempt.received)
-                if attempt.next_call is None:
-                    del attempts[move.number]
+                if attempt.next_call is not None:
+                    attempts[move.number] = attempt
         elif move.passes is not None:
             if any(each.has_sent for each in node.attempts):
                 marks |= {"frozen after sending"}
-            world.advance(move.passes)
-        elif move.loses is not None:
-            world.fail_over(move.loses)
+            self.world.advance(move.passes)
+        elif Fault.FAILED_OVER in move.faults:
+            self.world.fail_over(move.loses)
             marks |= {"failed over"} if move.loses else set()
         else:
-            world.flush()
-        if move.fault is Fault.LIE:
-            marks |= {"lied to"}
+            self.world.flush()
         return Node(
-            world.save(),
-            tuple(attempts.values()),
-            begun,
-            node.faults_left - move.costs,
+            self.world.save(),
+            tuple(attempts[number] for number in sorted(attempts)),
+            max(node.begun, move.number or 0),
+            node.faults_left - len(move.faults),
             time_moved=move.passes is not None,
             received=received,
-            marks=marks,
+            marks=marks | {"lied to"} if Fault.LIE in move.faults else marks,
         )
 
     def is_end(self, node: Node) -> bool:

@@ -99,8 +99,10 @@ class World:
         self.tables = replace(self.tables, rows={**self.tables.rows, row.id: row})
 
     def fail_over(self, lost: int) -> None:
-        """Let another server take over that never got the last commits."""
+        """Let another server take over that never got the last commits. It takes a second: what began is older."""
         self.timeline += 1
+        self.seconds += 1.0
+        self.provider.seconds = self.seconds
         if lost:
             self.tables = self.before[-lost][1]
             self.before = self.before[:-lost]
