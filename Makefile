@@ -2,7 +2,7 @@
 # ARGS goes to the program: make test ARGS="-k lease", make demo ARGS="--help".
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types imports bench lock clean
+.PHONY: help demo test explore lint format types imports bench lock clean
 
 BIN := .venv/bin
 UV ?= uv
@@ -19,6 +19,9 @@ demo: .venv/.demo ## Run the whole worker on embedded servers against the simula
 
 test: .venv/.dev ## Run all tests, two at a time
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+explore: .venv/.dev ## Search every order of attempts and faults for a broken promise (half an hour or so)
+	@$(BIN)/python -m tests.explore $(ARGS)
 
 lint: .venv/.dev ## Check style with ruff
 	@$(BIN)/ruff check .

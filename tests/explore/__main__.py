@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tests.explore.search import Found
 
+
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.explore",
@@ -28,7 +29,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         " on two cores. Exit status 1 if a promise does not hold.",
     )
     parser.add_argument("--faults", type=int, choices=(0, 1, 2), help="at most so many in a schedule")
-    parser.add_argument("--attempts", type=int, help="so many in a schedule, two at once at most (4; with two faults 3)")
+    parser.add_argument(
+        "--attempts", type=int, help="so many in a schedule, two at once at most (4; with two faults 3)"
+    )
     parser.add_argument("--policy", choices=[str(name) for name in PolicyName], help="one provider instead of all four")
     parser.add_argument("--design", choices=list(WRONG), help="one of the wrong designs instead of the real one")
     parser.add_argument("--places", type=int, help="go on from so many places at each depth, chosen by the seed")
@@ -39,7 +42,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _jobs(asked: argparse.Namespace) -> list[Job]:
-    sizes = [(4, 1), (3, 2)] if asked.faults is None else [(4 if asked.faults < 2 else 3, asked.faults)]  # noqa: PLR2004
+    sizes = [(4, 1), (3, 2)] if asked.faults is None else [(4 if asked.faults < 2 else 3, asked.faults)]
     return [
         Job(policy, witness, asked.attempts or attempts, faults, asked.design, asked.places, asked.seed)
         for attempts, faults in reversed(sizes)

@@ -131,7 +131,7 @@ class RealBench:
         escrow: RedisEscrow = self.one.by.escrow  # type: ignore[assignment]  # this bench's is the real one
         escrow.flush()
         for key in self.valkey.scan_iter():
-            left = int(self.valkey.pttl(key)) - int(time.total_seconds() * 1000)  # type: ignore[arg-type]  # not async
+            left = int(self.valkey.pttl(key)) - int(time.total_seconds() * 1000)
             self.valkey.pexpire(key, max(left, 0))
 
     def fail_over(self) -> None:

@@ -42,7 +42,7 @@ class NoEscrow:
 
 
 class RedisLock(MemoryStore):
-    """(a) A lock in Redis that expires and that whoever comes lets go; a blind UPDATE; a verdict on the first refusal."""
+    """(a) A lock in Redis that expires and that anybody lets go; a blind UPDATE; a verdict on the first refusal."""
 
     def claim(self, connection_id: int, *, lease_id: UUID, trigger: Trigger, freshness: Freshness) -> Claim | None:
         """Take the lock and read the row."""

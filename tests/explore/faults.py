@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.explore.world import World
+    from worker.intuit import Gate
 
 
 class Fault(StrEnum):
@@ -26,12 +28,13 @@ class Fault(StrEnum):
     FAILED_OVER = "PostgreSQL fails over"
     UNKNOWN = "done, but its acknowledgement is lost: it is done again"
     REFUSED = "refused by the database, for good"
-    NOT_KEPT = "Redis does not answer"
+    NOT_KEPT = "Redis does not take it"
+    SILENT = "Redis does not answer"
     UNREACHABLE = "Intuit cannot be reached"
     REQUEST_LOST = "the request is lost"
     REQUEST_LATE = "the request arrives when nobody waits for its answer any more"
     LIE = "Intuit refuses the grant though it lives"
-    WRONG_SECRET = "Intuit refuses the client secret"  # noqa: S105  # what happens
+    WRONG_SECRET = "Intuit refuses the client secret"  # what happens
     ANSWER_LOST = "the answer is lost"
     ANSWER_CUT = "the answer is cut after the refresh token"
 
@@ -45,7 +48,7 @@ AT: dict[str, tuple[Fault, ...]] = {
     "store.save": (Fault.UNKNOWN, Fault.REFUSED),
     "store.save_bare": (Fault.UNKNOWN, Fault.REFUSED),
     "escrow.put": (Fault.NOT_KEPT, Fault.UNKNOWN),
-    "escrow.find": (Fault.NOT_KEPT,),
+    "escrow.find": (Fault.SILENT,),
     "intuit.send": (
         Fault.UNREACHABLE,
         Fault.REQUEST_LOST,
@@ -57,11 +60,30 @@ AT: dict[str, tuple[Fault, ...]] = {
 }
 
 
-class Repeat(Exception):  # noqa: N818  # no error, a word
+class Repeat(Exception):  # no error, a word
     """The call was made and its caller heard nothing: it makes it again, whatever happens between."""
 
 
-def do(world: World, call: str, act: Callable[[], Any], fault: Fault, subject: Any) -> Any:  # noqa: PLR0911  # a table
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A token on its way to Intuit, and what is asked at the first byte."""
+
+    token: str
+    gate: Gate
+
+
+_HEARD: dict[Fault, Callable[[], Exception]] = {
+    Fault.REFUSED: lambda: IntegrityError(None, None, Exception("refused")),
+    Fault.UNREACHABLE: lambda: Unavailable("unreachable"),
+    Fault.REQUEST_LOST: lambda: OutcomeUnknown("no_answer"),
+    Fault.REQUEST_LATE: lambda: OutcomeUnknown("no_answer"),
+    Fault.LIE: GrantRejected,
+    Fault.WRONG_SECRET: lambda: ClientRejected("invalid_client"),
+    Fault.ANSWER_LOST: lambda: OutcomeUnknown("no_answer"),
+}
+
+
+def do(world: World, call: str, act: Callable[[], Any], fault: Fault, subject: Request | Reply | None) -> Any:
     """Let one call go wrong; return or raise what its caller hears.
 
     Args:
@@ -69,38 +91,24 @@ def do(world: World, call: str, act: Callable[[], Any], fault: Fault, subject: A
         call: Its name.
         act: What it would do.
         fault: One of `AT[call]`.
-        subject: The token to be presented, or the answer on its way; None elsewhere.
+        subject: What is on its way to Intuit, or from there; None elsewhere.
 
     Raises:
         Repeat: The caller hears nothing and makes the call again.
     """
-    match fault:
-        case Fault.UNKNOWN:
-            act()
-            if call == "escrow.put":
-                return False  # nothing is repeated there: the copy is there, and not counted on
-            raise Repeat
-        case Fault.REFUSED:
-            raise IntegrityError(None, None, Exception("refused"))
-        case Fault.NOT_KEPT:
-            return False if call == "escrow.put" else None
-        case Fault.UNREACHABLE:
-            raise Unavailable("unreachable")
-        case Fault.REQUEST_LOST:
-            raise OutcomeUnknown("no_answer")
-        case Fault.REQUEST_LATE:
-            world.provider.keep_back(str(subject))
-            raise OutcomeUnknown("no_answer")
-        case Fault.LIE:
-            raise GrantRejected
-        case Fault.WRONG_SECRET:
-            raise ClientRejected("invalid_client")
-        case Fault.ANSWER_LOST:
-            world.provider.let_pass()
-            raise OutcomeUnknown("no_answer")
-        case Fault.ANSWER_CUT:
-            assert isinstance(subject, Reply)
-            world.provider.let_pass()
+    if isinstance(subject, Request):
+        subject.gate.check()
+        if fault is Fault.REQUEST_LATE:
+            world.provider.keep_back(subject.token)
+    if isinstance(subject, Reply):
+        world.provider.let_pass()
+        if fault is Fault.ANSWER_CUT:
             return read(subject, world.seconds, whole=False)
-        case _:
-            raise AssertionError(f"{fault} happens to no call")
+    if fault in _HEARD:
+        heard = _HEARD[fault]
+        raise heard()
+    if fault is Fault.UNKNOWN:
+        act()
+        if call != "escrow.put":  # that is not repeated: the copy is there, and not counted on
+            raise Repeat
+    return None if fault is Fault.SILENT else False

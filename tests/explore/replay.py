@@ -1,8 +1,8 @@
 """An attempt that can be stopped before each call of its ports, left alone, and gone on with: by doing it over.
 
-What an attempt has come to is the list of answers that its calls have got. To go one call further, `worker.refresh` runs
-from its beginning, is given those answers again, makes one call in earnest, and is stopped before the next. So a search
-may leave an attempt in the middle, and come back to it in another order of things.
+What an attempt has come to is the list of answers that its calls have got. To go one call further, `worker.refresh`
+runs from its beginning, is given those answers again, makes one call in earnest, and is stopped before the next. So
+a search may leave an attempt in the middle, and come back to it in another order of things.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tests.explore import faults
-from tests.explore.faults import Fault
+from tests.explore.faults import Fault, Request
 from tests.explore.provider import Reply, read, reply
 from worker.attempt import Claim, Freshness, Saved, Trigger
 from worker.errors import OutcomeUnknown
@@ -166,7 +166,7 @@ class _Intuit:
             provider.end(value)
             return read(written, self._script.world.seconds)
 
-        written: Reply = self._script.call("intuit.send", send, value)
+        written: Reply = self._script.call("intuit.send", send, Request(value, gate))
         answer: TokenSet = self._script.call("intuit.answer", hear, written)
         return answer
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbo_refresh.secret import Secret
 from tests.explore import worker
 from tests.explore.provider import Reply
 from tests.explore.replay import SUBJECT_ID
-from qbo_refresh.secret import Secret
 from worker.attempt import Candidate, Claim, Received
 from worker.policy import Decision
 from worker.tokens import TokenSet
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Names:
-    """Tokens by the order in which their grant issued them: values are random, and the first is the first everywhere."""
+    """Tokens by the order in which their grant issued them: their values are random."""
 
     def __init__(self) -> None:
         self._of_value: dict[str, int] = {}
@@ -114,9 +114,7 @@ class Sameness:
                 self._ago(since),
                 self._ahead(tables.app.throttled_until),
                 self._ago(tables.app.guard_tripped_at),
-                tuple(
-                    (block.blocked_at is None, self._ahead(block.probe_at)) for block in tables.app.blocks.values()
-                ),
+                tuple((block.blocked_at is None, self._ahead(block.probe_at)) for block in tables.app.blocks.values()),
                 tuple(
                     (place, tables.ledger[lease].outcome) for lease, place in leases.items() if lease in tables.ledger
                 ),

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from intuit_simulator.policy import PolicyName
 from qbo_refresh.sealing import Field, Place
 from qbo_refresh.secret import Secret
 from tests.explore import faults, replay, worker
@@ -19,6 +18,7 @@ from tests.explore.world import LOSABLE, Moment, World
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from intuit_simulator.policy import PolicyName
     from worker.refresh import Refresher
 
 WITNESS_ID = 1
@@ -29,6 +29,9 @@ PASSES = {
 }
 LONG = timedelta(hours=1)
 A_DAY = timedelta(hours=26)
+
+
+MARKS = {Fault.LIE: "lied to", Fault.SILENT: "escrow silent"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +196,7 @@ class Scene:
             node.faults_left - len(move.faults),
             time_moved=move.passes is not None,
             received=received,
-            marks=marks | {"lied to"} if Fault.LIE in move.faults else marks,
+            marks=marks | {mark for fault, mark in MARKS.items() if fault in move.faults},
         )
 
     def is_end(self, node: Node) -> bool:

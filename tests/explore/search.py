@@ -83,11 +83,10 @@ class Search:
         first = self.scene.first()
         self._enter(first, 0, "")
         frontier = [(0, first)]
-        while frontier and self.found.violation is None:
+        while frontier:
             following: list[tuple[int, Node]] = []
             for number, node in frontier:
-                self._go_on(number, node, following)
-                if self.found.violation is not None:
+                if not self._go_on(number, node, following):
                     return
                 if not self.found.steps % 5000:
                     progress(self.found)
@@ -96,7 +95,7 @@ class Search:
                 following = self._random.sample(following, self._most)
             frontier = following
 
-    def _go_on(self, number: int, node: Node, following: list[tuple[int, Node]]) -> None:
+    def _go_on(self, number: int, node: Node, following: list[tuple[int, Node]]) -> bool:
         for move in self.scene.moves(node):
             self.found.steps += 1
             text = move.text
@@ -114,7 +113,8 @@ class Search:
             except Violation as violation:
                 self.found.violation = violation.promise
                 self.found.shortest = [*self._way(number), text]
-                return
+                return False
+        return True
 
     def _enter(self, node: Node, parent: int, text: str) -> tuple[bool, int]:
         key = self.sameness.key(node)

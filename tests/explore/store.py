@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from qbo_refresh.status import Event, Outcome, Status
+from qbo_refresh.status import Event, Outcome
 from tests.explore import saving
 from tests.explore.provider import CLIENT_ID
 from tests.explore.tables import APP_ID, Block, Kept, Row, Written
@@ -81,9 +81,7 @@ class MemoryStore:
                 suspect_since=row.suspect_since,
                 needs_reauth_since=row.needs_reauth_since,
                 reason=row.last_reason,
-                clocks=Clocks(
-                    row.refresh_expires_at, row.hard_expires_at, row.token_obtained_at, row.expiry_told_days
-                ),
+                clocks=Clocks(row.refresh_expires_at, row.hard_expires_at, row.token_obtained_at, row.expiry_told_days),
             ),
             blocked=self._blocked(),
             probing=probing,
@@ -98,7 +96,7 @@ class MemoryStore:
             and row.known_fingerprint != row.refresh_token_fingerprint,
         )
 
-    def refusal(self, row: Row, freshness: Freshness, lease_id: UUID | None = None) -> str | None:
+    def refusal(self, row: Row, freshness: Freshness, lease_id: UUID | None = None) -> str | None:  # noqa: PLR0911  # a table
         """Return why a row may not be claimed now; None if it may."""
         now, control, app = self.world.now, self.world.tables.control, self.world.tables.app
         repeated = lease_id is not None and row.lease_id == lease_id

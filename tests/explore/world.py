@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from worker.attempt import Received
 
 DAY = timedelta(days=1)
-# A failover may lose so many commits, and none that is older: the escrow keeps what was saved for 25 h. Whoever restores
-# an older backup has to count on verdicts that are right: those tokens are spent.
+# A failover may lose so many commits, and none that is older than a day: the escrow keeps what was saved for 25 h. A
+# restored backup that is older has tokens that are spent, and verdicts on them are right.
 LOSABLE = 2
 LOSABLE_FOR_S = 24 * 3600.0
 
@@ -27,8 +27,6 @@ class Shelf:
 
     copies: tuple[Received, ...]
     until: float
-
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +91,7 @@ class World:
     def refresh_witness(self) -> None:
         """Let the other connection have been refreshed just now. It is no commit of ours that could be lost."""
         assert self.witness_id is not None
-        row = replace(
-            self.tables.rows[self.witness_id], last_refreshed_at=self.now, next_refresh_at=self.now + DAY
-        )
+        row = replace(self.tables.rows[self.witness_id], last_refreshed_at=self.now, next_refresh_at=self.now + DAY)
         self.tables = replace(self.tables, rows={**self.tables.rows, row.id: row})
 
     def fail_over(self, lost: int) -> None:

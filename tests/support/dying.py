@@ -1,4 +1,4 @@
-"""A refresh that ends before one of its calls of a port, whichever it is; as a program it kills itself with -9 there."""
+"""A refresh that ends before or after a call of its ports, whichever it is; as a program it dies of kill -9 there."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ class Steps:
         self.calls.append(name)
         if self.moment == 2 * number:
             self.end()
-        result = work()
-        if self.moment == 2 * number + 1:
-            self.end()
-        return result
+        try:
+            return work()
+        finally:
+            if self.moment == 2 * number + 1:
+                self.end()
 
 
 class _Counted:

@@ -21,8 +21,8 @@ def test_two_attempts_with_one_fault_in_every_order_keep_every_promise(policy: P
 
 
 def test_three_attempts_with_one_fault_keep_every_promise() -> None:
-    # The defect that this size has found: with a wait of up to 26 h for the next refresh, a copy in the escrow (25 h) was
-    # gone before a connection whose claim and save a failover had forgotten was asked again.
+    # The defect that this size has found: with a wait of up to 26 h for the next refresh, a copy in the escrow (25 h)
+    # was gone before a connection whose claim and save a failover had forgotten was asked again.
     found = Search(Config(PolicyName.STRICT, attempts=3, faults=1)).run()
     assert found.violation is None, "\n".join(found.shortest)
 

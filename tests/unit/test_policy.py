@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from qbo_refresh.secret import Secret
 from qbo_refresh.status import MOVES, Event, Hold, Outcome, Status, may_move
 from worker import policy
-from worker.escrow import SETTLED_S
 from worker.errors import (
     ClientRejected,
     GrantRejected,
@@ -20,6 +19,7 @@ from worker.errors import (
     RequestRejected,
     Unavailable,
 )
+from worker.escrow import SETTLED_S
 from worker.policy import Decision, Pace, Standing
 from worker.tokens import TokenSet
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from worker.policy.pace import DAY, LONGEST_BACKOFF, Pace
 
-# The longest wait is shorter than the escrow keeps what was saved: after a failover that forgot a save, the copy is still
-# there when the connection is asked next.
+# The longest wait is shorter than the escrow keeps what was saved (25 h): after a failover that forgot a save, the copy
+# is still there when the connection is asked next.
 SOONER, LATER = timedelta(hours=4), timedelta(minutes=50)
 _FIRST_SHARE = 0.1
 
