@@ -200,14 +200,16 @@ def _in_order(claim: Claim, candidates: list[Candidate]) -> Iterator[_Presentabl
     """Yield what to present: candidates as new as the row's token, that, then older ones; received last first.
 
     On a provider that still honours an old token, the loser of a race holds the live one: no verdict before it is
-    tried. On one that punishes reuse, an older token is only presented once the row's was refused anyway.
+    tried. On one that punishes reuse, an older token is only presented once the row's was refused anyway; and of two
+    that are as new as the row's, the one of the later version first: it has replaced the other.
     """
-    for candidate in candidates:
+    latest_first = sorted(candidates, key=lambda candidate: candidate.base_version, reverse=True)
+    for candidate in latest_first:
         if candidate.base_version >= claim.token_version:
             yield _Presentable(candidate.refresh_token, candidate.fingerprint, candidate.candidate_id)
     if claim.refresh_token is not None and claim.fingerprint is not None:
         yield _Presentable(claim.refresh_token, claim.fingerprint)
-    for candidate in sorted(candidates, key=lambda older: older.base_version, reverse=True):
+    for candidate in latest_first:
         if candidate.base_version < claim.token_version:
             yield _Presentable(candidate.refresh_token, candidate.fingerprint, candidate.candidate_id)
 
