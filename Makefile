@@ -20,7 +20,7 @@ demo: .venv/.demo ## Run the whole worker on embedded servers against the simula
 test: .venv/.dev ## Run all tests, two at a time
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-explore: .venv/.dev ## Search every order of attempts and faults for a broken promise (half an hour or so)
+explore: .venv/.dev ## Search every order of attempts and faults for a broken promise (a quarter of an hour)
 	@$(BIN)/python -m tests.explore $(ARGS)
 
 lint: .venv/.dev ## Check style with ruff

@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 
     from tests.explore.search import Found
 
+# So many places at each depth of the largest search: a minute or two each.
+SAMPLE = 2000
+
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.explore",
         description="Drive the refresh use case through every order of attempts, faults and time, on stand-ins.",
-        epilog="Without --faults: four attempts with one fault and three with two, which takes a quarter of an hour"
-        " on two cores. Exit status 1 if a promise does not hold.",
+        epilog="Alone: four attempts with one fault and two with two, all of them, and a sample of three with two; a"
+        " quarter of an hour or so on two cores. Exit status 1 if a promise does not hold.",
     )
     parser.add_argument("--faults", type=int, choices=(0, 1, 2), help="at most so many in a schedule")
-    parser.add_argument(
-        "--attempts", type=int, help="so many in a schedule, two at once at most (4; with two faults 3)"
-    )
+    parser.add_argument("--attempts", type=int, help="so many in a schedule, two at once (4; with two faults 3)")
     parser.add_argument("--policy", choices=[str(name) for name in PolicyName], help="one provider instead of all four")
     parser.add_argument("--design", choices=list(WRONG), help="one of the wrong designs instead of the real one")
     parser.add_argument("--places", type=int, help="go on from so many places at each depth, chosen by the seed")
@@ -42,10 +43,14 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _jobs(asked: argparse.Namespace) -> list[Job]:
-    sizes = [(4, 1), (3, 2)] if asked.faults is None else [(4 if asked.faults < 2 else 3, asked.faults)]
+    if asked.faults is None and asked.attempts is None:
+        sizes = [(4, 1, asked.places), (2, 2, asked.places), (3, 2, asked.places or SAMPLE)]
+    else:
+        faults = 1 if asked.faults is None else asked.faults
+        sizes = [(asked.attempts or (3 if faults > 1 else 4), faults, asked.places)]
     return [
-        Job(policy, witness, asked.attempts or attempts, faults, asked.design, asked.places, asked.seed)
-        for attempts, faults in reversed(sizes)
+        Job(policy, witness, attempts, faults, asked.design, places, asked.seed)
+        for attempts, faults, places in sizes
         for policy in PolicyName
         if asked.policy in (None, policy)
         for witness in (True, False)
