@@ -52,6 +52,7 @@ class Refresher:
         secrets: App id → its client secrets, the one in use first.
         worker: This process's name in the ledger.
         may_claim: False while a save of this process waits for the database, or the process is stopping.
+        boottime: The clock that the attempt measures itself with.
     """
 
     store: Store
@@ -64,6 +65,11 @@ class Refresher:
     worker: str
     may_claim: Callable[[], bool]
     jitter: Callable[[], float] = random.random
+    boottime: Callable[[], float] = clock.boottime
+
+    def gate(self, opened_at: float) -> Gate:
+        """Return what is asked at the first byte of each POST of an attempt that began then."""
+        return Gate(opened_at, self.pace.lease, self.pace.deadline, self.pace.slack, boottime=self.boottime)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +200,16 @@ def _in_order(claim: Claim, candidates: list[Candidate]) -> Iterator[_Presentabl
     """Yield what to present: candidates as new as the row's token, that, then older ones; received last first.
 
     On a provider that still honours an old token, the loser of a race holds the live one: no verdict before it is
-    tried. On one that punishes reuse, an older token is only presented once the row's was refused anyway.
+    tried. On one that punishes reuse, an older token is only presented once the row's was refused anyway; and of two
+    that are as new as the row's, the one of the later version first: it has replaced the other.
     """
-    for candidate in candidates:
+    latest_first = sorted(candidates, key=lambda candidate: candidate.base_version, reverse=True)
+    for candidate in latest_first:
         if candidate.base_version >= claim.token_version:
             yield _Presentable(candidate.refresh_token, candidate.fingerprint, candidate.candidate_id)
     if claim.refresh_token is not None and claim.fingerprint is not None:
         yield _Presentable(claim.refresh_token, claim.fingerprint)
-    for candidate in sorted(candidates, key=lambda older: older.base_version, reverse=True):
+    for candidate in latest_first:
         if candidate.base_version < claim.token_version:
             yield _Presentable(candidate.refresh_token, candidate.fingerprint, candidate.candidate_id)
 
@@ -254,7 +262,7 @@ def _opened(
 
 def _ask(refresher: Refresher, claim: Claim, token: Secret, tally: _Tally) -> TokenSet:
     """Present one token with one secret after the other until one of them is not refused."""
-    gate = Gate(claim.opened_at, refresher.pace.lease, refresher.pace.deadline, refresher.pace.slack)
+    gate = refresher.gate(claim.opened_at)
     refusal: ClientRejected | None = None
     for secret in _secrets(refresher, claim):
         tally.secret = secret
@@ -283,7 +291,7 @@ def _secrets(refresher: Refresher, claim: Claim) -> list[ClientSecret]:
 def _record(refresher: Refresher, claim: Claim, tally: _Tally, *, exposed_us: int | None = None) -> Record:
     return Record(
         worker=refresher.worker,
-        duration_ms=round((clock.boottime() - claim.opened_at) * 1000),
+        duration_ms=round((refresher.boottime() - claim.opened_at) * 1000),
         posts=tally.posts,
         http_status=tally.facts.http_status,
         intuit_tid=tally.facts.intuit_tid,
@@ -293,9 +301,9 @@ def _record(refresher: Refresher, claim: Claim, tally: _Tally, *, exposed_us: in
     )
 
 
-def _now(claim: Claim) -> datetime:
+def _now(refresher: Refresher, claim: Claim) -> datetime:
     """Return the database's time, as far as this attempt can tell: what it said, and what has passed here since."""
-    return claim.claimed_at + timedelta(seconds=clock.boottime() - claim.opened_at)
+    return claim.claimed_at + timedelta(seconds=refresher.boottime() - claim.opened_at)
 
 
 def _conclude(refresher: Refresher, claim: Claim, error: IntuitError, tally: _Tally, *, untried: int) -> Result:
@@ -306,7 +314,7 @@ def _conclude(refresher: Refresher, claim: Claim, error: IntuitError, tally: _Ta
     decision = policy.decide(
         replace(claim.standing, untried=untried),
         error,
-        now=_now(claim),
+        now=_now(refresher, claim),
         jitter=refresher.jitter(),
         pace=refresher.pace,
     )
@@ -341,11 +349,11 @@ def _save(refresher: Refresher, claim: Claim, tokens: TokenSet, tally: _Tally, *
     if received.fingerprint != claim.fingerprint:
         kept = refresher.escrow.put(received)
         if kept and tokens.facts.last_byte_at is not None:
-            exposed_us = round((clock.boottime() - tokens.facts.last_byte_at) * 1_000_000)
+            exposed_us = round((refresher.boottime() - tokens.facts.last_byte_at) * 1_000_000)
     decision = policy.decide(
         claim.standing,
         tokens,
-        now=_now(claim),
+        now=_now(refresher, claim),
         jitter=refresher.jitter(),
         pace=refresher.pace,
         rotated=received.fingerprint != presented.fingerprint,
@@ -404,7 +412,7 @@ def _overtaken(refresher: Refresher, claim: Claim, tokens: TokenSet, received: R
         return Result(claim.connection_id, Outcome.DEFERRED, "deleted")
     secret = refresher.secrets[claim.app_id][0]
     # The connection is nobody's any more: no lease is needed, and the deadline alone bounds the call.
-    gate = Gate(clock.boottime(), refresher.pace.lease, refresher.pace.deadline, refresher.pace.slack)
+    gate = refresher.gate(refresher.boottime())
     try:
         refresher.intuit.revoke(tokens.refresh_token, client_id=claim.client_id, client_secret=secret.secret, gate=gate)
     except IntuitError as error:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,19 @@ def test_candidates_as_new_as_the_row_go_first_then_the_rows_token_then_older_on
     assert presented(fleet) == names(THIRD, SECOND, NEW_TOKEN, FIRST)
     assert result.outcome is Outcome.SUSPECT
     assert all(each.tried_at for each in fleet.candidates(connected.id))
+
+
+def test_of_candidates_as_new_as_the_row_the_later_version_goes_first(fleet: Fleet, one: Attempts) -> None:
+    # A failover forgot a save and the next claim: the escrow brings the older token up after the newer one was kept,
+    # and a provider that punishes reuse would end the grant on it. Found by the explorer; fails without `latest_first`.
+    fleet.simulator.set_policy("reuse-revokes")
+    (connected,) = fleet.connect()
+    claim = one.claimed(connected.id)
+    one.keep(replace(claim, token_version=2), SECOND)
+    one.keep(claim, FIRST, Source.ESCROW)
+    fleet.let_pass(LEASE)
+    refresh(one.by, connected.id, trigger=Trigger.SWEEP)
+    assert presented(fleet) == names(SECOND, FIRST, connected.refresh_token)
 
 
 def test_each_candidate_is_presented_once(fleet: Fleet, one: Attempts) -> None:

@@ -19,6 +19,7 @@ from worker.errors import (
     RequestRejected,
     Unavailable,
 )
+from worker.escrow import SETTLED_S
 from worker.policy import Decision, Pace, Standing
 from worker.tokens import TokenSet
 
@@ -291,8 +292,16 @@ def test_a_connection_in_its_slot_stays_at_a_day(number: int) -> None:
 
 
 @given(number=st.integers(1, 2**63 - 1), now=st.datetimes(timezones=st.just(UTC)))
-def test_a_refresh_is_never_more_than_26_hours_nor_less_than_20_after_the_last(number: int, now: datetime) -> None:
-    assert timedelta(hours=20) <= policy.next_refresh_in(number, now=now) <= timedelta(hours=26)
+def test_a_refresh_is_never_more_than_25_hours_nor_less_than_20_after_the_last(number: int, now: datetime) -> None:
+    assert timedelta(hours=20) <= policy.next_refresh_in(number, now=now) <= timedelta(hours=25)
+
+
+@given(number=st.integers(1, 2**63 - 1), now=st.datetimes(timezones=st.just(UTC)))
+def test_what_was_saved_is_in_the_escrow_until_the_connection_is_asked_next(number: int, now: datetime) -> None:
+    # A failover may forget a claim and its save: the row is then due as the refresh before had left it. Found by the
+    # explorer, with a wait of up to 26 h.
+    sweep = timedelta(minutes=5)
+    assert policy.next_refresh_in(number, now=now) + sweep <= timedelta(seconds=SETTLED_S)
 
 
 @pytest.mark.parametrize("offset_hours", [-8, 5.5, 13])

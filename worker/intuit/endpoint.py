@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -25,7 +25,7 @@ from worker.errors import (
 from worker.intuit.transport import IDLE_LIMIT_S, Call, Interrupted, NotSent, RawAnswer, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from qbo_refresh.secret import Secret
     from worker.settings import Endpoint
@@ -48,12 +48,14 @@ class Gate:
         lease: How long the claim holds from then on, at the least.
         deadline: How long one POST may take in total.
         slack: What must be left of the lease after that.
+        boottime: The clock that says what is spent.
     """
 
     opened_at: float
     lease: timedelta
     deadline: timedelta
     slack: timedelta
+    boottime: Callable[[], float] = field(default=clock.boottime, kw_only=True)
 
     def check(self) -> None:
         """Return if a POST that begins now ends well within the lease.
@@ -61,7 +63,7 @@ class Gate:
         Raises:
             LeaseSpent: It might not.
         """
-        spent = clock.boottime() - self.opened_at
+        spent = self.boottime() - self.opened_at
         if spent + (self.deadline + self.slack).total_seconds() > self.lease.total_seconds():
             raise LeaseSpent
 
