@@ -297,7 +297,8 @@ def _goal(db: Database, connection: int | str, *, environment: str | None, clien
     elif kind == "external" and value:
         where = "c.id = (SELECT connection_id FROM qbo.external_ids WHERE external_id = %(name)s)"
     else:
-        raise UnknownConnection(f"{name!r} is no name of a connection: use 7 or external:acme-1.")
+        # Not repeated: it may be a realm id.
+        raise UnknownConnection("A connection is named by our id, 7, or by one of yours, external:acme-1.")
     row = db.row(
         f"SELECT c.id, c.app_id, a.client_id FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id WHERE {where}",  # noqa: S608  # constants
         {"name": value or int(name)},

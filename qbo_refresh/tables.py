@@ -43,9 +43,8 @@ control = sa.Table(
     # Raised by each failover, restore and adoption; `epoch_since` is NULL until the first.
     sa.Column("epoch", sa.Integer, nullable=False, server_default="1"),
     sa.Column("epoch_since", _when),
-    # The foreign cluster, and the standstill, that operators have been told about.
+    # The foreign cluster that operators have been told about.
     sa.Column("told_system_identifier", sa.Text),
-    sa.Column("stalled_since", _when),
     # Which LOOKUP_KEY the hashes are under: a worker with another would see no connection as known.
     sa.Column("lookup_check", BYTEA),
     sa.CheckConstraint("one_row", name="one_row"),
@@ -61,6 +60,8 @@ apps = sa.Table(
     sa.Column("throttled_until", _when),
     # Two beats are harmless: a sweep starts only if the app's last one began long enough ago.
     sa.Column("swept_at", _when),
+    # The standstill that operators have been told about.
+    sa.Column("stalled_since", _when),
     # The mass guard. The row's lock serialises its count; `population` is what a share is a share of, counted seldom.
     sa.Column("guard_tripped_at", _when),
     sa.Column("guard_released_at", _when),

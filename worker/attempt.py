@@ -231,5 +231,14 @@ class Escrow(Protocol):
     def settle(self, received: Received) -> None:
         """Note that the save was acknowledged: the copy is needed a day longer at most."""
 
-    def find(self, connection_id: int, *, grant_number: int, base_version: int) -> Sequence[Received] | None:
-        """Return the copies of tokens that came after this version, or in place of it; None if it cannot be asked."""
+    def find(
+        self, connection_id: int, *, grant_number: int, base_version: int, is_far: bool = False
+    ) -> Sequence[Received] | None:
+        """Return the copies of tokens that came after this version, or in place of it; None if it cannot be asked.
+
+        Args:
+            connection_id: Our id of it.
+            grant_number: Of this grant alone.
+            base_version: The row's version.
+            is_far: The row may be many versions behind: its database was restored.
+        """

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from worker.attempt import Keys
     from worker.database import Database
+    from worker.policy import Pace
 
 BATCH = 1000
 MINUTES_QUEUED_AT_MOST = 2
@@ -32,7 +33,7 @@ class Sweep:
     Attributes:
         per_sweep: Publish at most so many connections.
         every: The time between two sweeps.
-        lease: How long a new epoch keeps quiet.
+        pace: The configured durations.
         mark: How long a published connection counts as queued.
         queue_length: Asks the broker how many messages wait.
         publish: Sends one message for each id.
@@ -43,7 +44,7 @@ class Sweep:
     per_sweep: int
     per_minute: int
     every: timedelta
-    lease: timedelta
+    pace: Pace
     mark: timedelta
     queue_length: Callable[[], int]
     publish: Callable[[Sequence[int]], None]
@@ -77,13 +78,15 @@ def dispatch_due(sweep: Sweep) -> Swept:
     """
     if sweep.queue_length() > longest_queue(sweep.per_minute):
         return _skipped("queue_full")
-    identity = control.recognise(sweep.db, lease=sweep.lease)
+    identity = control.recognise(sweep.db, lease=sweep.pace.lease)
     if identity is not Identity.SAME:
         return _skipped(UNFIT[identity])
     if not dispatch.begin_sweep(sweep.db, sweep.keys, every=sweep.every):
         return _skipped("swept_already")
     for connection_id in claims.shorten_impossible_leases(sweep.db, sweep.keys):
         log.error("lease.impossible", connection_id=connection_id)
+    if far_off := dispatch.let_far_off_go(sweep.db, sweep.keys, horizon=sweep.pace.horizon):
+        log.warning("schedule.far_off", connections=far_off)
     usable, probing = dispatch.open_apps(sweep.db, sweep.keys)
     budget = max(1, round(sweep.per_sweep * policy.ramp(dispatch.running_for(sweep.db))))
     published = 0

@@ -14,11 +14,11 @@ from qbo_refresh.sealing import Field, Place, Unsealable
 from qbo_refresh.status import Ending
 from worker import clock, log, policy
 from worker.errors import IntuitError
-from worker.intuit import Gate
 
 if TYPE_CHECKING:
     from qbo_refresh.secret import Secret
     from worker.escrow import RedisEscrow
+    from worker.intuit import Gate
     from worker.refresh import Refresher
     from worker.store.endings import Deleted
     from worker.store.grants import PostgresGrants
@@ -90,17 +90,20 @@ def revoke_due(ender: Ender, connection_id: int | None = None) -> int:
     """Revoke what waits for it, of one connection or of all, and return how many tokens Intuit has acknowledged."""
     done = 0
     for _ in range(REVOKED_AT_ONCE):
+        opened_at = clock.boottime()
         revocation = ender.store.claim_revocation(connection_id)
         if revocation is None:
             break
-        done += _revoke(ender, revocation)
+        done += _revoke(ender, revocation, opened_at)
     return done
 
 
-def _revoke(ender: Ender, revocation: Revocation) -> bool:
+def _revoke(ender: Ender, revocation: Revocation, opened_at: float) -> bool:
     by = ender.refresher
     tokens = _tokens(by, revocation)
-    if tokens is not None and all(_tell(by, revocation, token) for token in tokens):
+    # One lease for all of them: after it, somebody may have consented anew.
+    gate = by.gate(opened_at)
+    if tokens is not None and all(_tell(by, revocation, token, gate) for token in tokens):
         ender.store.revoked(revocation)
         return True
     pause = policy.backoff(revocation.failures + 1, jitter=by.jitter(), pace=by.pace)
@@ -127,9 +130,8 @@ def _tokens(by: Refresher, revocation: Revocation) -> list[Secret] | None:
         return None
 
 
-def _tell(by: Refresher, revocation: Revocation, token: Secret) -> bool:
+def _tell(by: Refresher, revocation: Revocation, token: Secret, gate: Gate) -> bool:
     """Revoke one token with one client secret after the other; True once Intuit says that it is gone."""
-    gate = Gate(clock.boottime(), by.pace.lease, by.pace.deadline, by.pace.slack)
     try:
         return any(
             by.intuit.revoke(token, client_id=revocation.client_id, client_secret=secret.secret, gate=gate)

@@ -31,6 +31,8 @@ _REST_AFTER_FAILURE_S = 5.0
 _PREFIX = "qbo:escrow:"
 # A token that was saved as version n has base n - 1. Older ones are spent; newer ones exist if commits were lost.
 _VERSIONS = range(-1, 9)
+# A restored database may be days of hourly refreshes behind.
+_FAR = range(-1, 1000)
 
 
 # One round trip for both; a copy must not be without an end.
@@ -127,9 +129,11 @@ class RedisEscrow:
         """Yield up to so many copies, as `everything` does."""
         return islice(self.everything(), count)
 
-    def find(self, connection_id: int, *, grant_number: int, base_version: int) -> Sequence[Received] | None:
+    def find(
+        self, connection_id: int, *, grant_number: int, base_version: int, is_far: bool = False
+    ) -> Sequence[Received] | None:
         """Return the copies that came after this version or in place of it, oldest first; None if Redis is away."""
-        bases = [base_version + offset for offset in _VERSIONS]
+        bases = [base_version + offset for offset in (_FAR if is_far else _VERSIONS)]
         try:
             with self._redis.pipeline(transaction=False) as pipe:
                 for base in bases:

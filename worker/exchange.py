@@ -95,7 +95,8 @@ def _exchange(exchanger: Exchanger, callback: Callback) -> None:
         code = keyring.open(callback.code, _place(callback, Field.CODE))
     except Unsealable as error:
         log.error("authorization.unreadable", authorization_id=callback.authorization_id, key=error.key_missing)
-        exchanger.store.reject(callback.authorization_id, "unreadable")
+        if not error.key_missing:  # another worker may have the key, and be exchanging it
+            exchanger.store.reject(callback.authorization_id, "unreadable")
         return
     realm_hash = exchanger.refresher.lookup.realm_hash(realm_id)
     consent = exchanger.store.claim(callback, lease_id=uuid4(), realm_hash=realm_hash)

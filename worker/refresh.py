@@ -179,7 +179,10 @@ def _candidates(refresher: Refresher, claim: Claim, tally: _Tally) -> list[Candi
     """Return the untried candidates, with what the escrow holds if an earlier attempt may have left something there."""
     if claim.standing.in_doubt or claim.standing.suspect_since is not None or claim.is_new_epoch:
         found = refresher.escrow.find(
-            claim.connection_id, grant_number=claim.grant_number, base_version=claim.token_version
+            claim.connection_id,
+            grant_number=claim.grant_number,
+            base_version=claim.token_version,
+            is_far=claim.is_new_epoch,
         )
         tally.escrow_silent = found is None
         for received in found or ():
@@ -411,8 +414,8 @@ def _overtaken(refresher: Refresher, claim: Claim, tokens: TokenSet, received: R
         log.error("save.row_gone", connection_id=claim.connection_id)
         return Result(claim.connection_id, Outcome.DEFERRED, "deleted")
     secret = refresher.secrets[claim.app_id][0]
-    # The connection is nobody's any more: no lease is needed, and the deadline alone bounds the call.
-    gate = refresher.gate(refresher.boottime())
+    # Not after a freeze: by then somebody may have consented anew. The kept row is revoked by a sweep instead.
+    gate = refresher.gate(claim.opened_at)
     try:
         refresher.intuit.revoke(tokens.refresh_token, client_id=claim.client_id, client_secret=secret.secret, gate=gate)
     except IntuitError as error:

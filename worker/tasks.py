@@ -65,7 +65,7 @@ def dispatch_due_task() -> None:
             per_sweep=config.refreshes_per_sweep,
             per_minute=config.refresh_per_minute,
             every=timedelta(seconds=config.sweep_seconds),
-            lease=config.pace.lease,
+            pace=config.pace,
             mark=config.queue_mark,
             queue_length=_queue_length,
             publish=_publish,

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from worker import log, policy
 from worker.store import control, dispatch
-from worker.store.totals import LATE
+from worker.store.totals import LATE, STALE
 
 if TYPE_CHECKING:
     from worker.attempt import Keys
@@ -21,13 +21,14 @@ _UNSWEPT = timedelta(minutes=10)
 _SWEEPS_MISSED = 3
 
 
-def look(db: Database, keys: tuple[Keys, ...], *, sweep_every: timedelta) -> bool:
-    """Tell operators once if what is due stands still; True while it does.
+def look(db: Database, keys: tuple[Keys, ...], *, sweep_every: timedelta) -> None:
+    """Tell operators once if connections stand still.
 
     An app whose secrets are blocked or that is throttled stands still for a reason that was told already.
     """
     usable, _ = dispatch.open_apps(db, keys)
-    return control.note_stall(db, usable, late=LATE, unswept=max(_UNSWEPT, _SWEEPS_MISSED * sweep_every))
+    unswept = max(_UNSWEPT, _SWEEPS_MISSED * sweep_every)
+    control.note_stalls(db, usable, late=LATE, unswept=unswept, stale=STALE)
 
 
 def start(db: Database, keys: tuple[Keys, ...], *, pace: policy.Pace, sweep_every: timedelta) -> threading.Thread:

@@ -20,7 +20,6 @@ CREATE TABLE control (
     epoch integer NOT NULL DEFAULT 1,
     epoch_since timestamptz,
     told_system_identifier text,
-    stalled_since timestamptz,
     lookup_check bytea,
     CONSTRAINT control_pkey PRIMARY KEY (one_row)
 );
@@ -32,6 +31,7 @@ CREATE TABLE apps (
     client_id text NOT NULL,
     throttled_until timestamptz,
     swept_at timestamptz,
+    stalled_since timestamptz,
     guard_tripped_at timestamptz,
     guard_released_at timestamptz,
     guard_note text,

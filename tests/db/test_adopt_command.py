@@ -98,9 +98,8 @@ def test_status_tells_of_a_stall_a_second_writer_and_a_changed_database(
 ) -> None:
     (connected,) = fleet.connect()
     fleet.update(connected.id, "next_refresh_at = now() + interval '1 hour', second_writer_at = now()")
-    fleet.db.execute(
-        "UPDATE qbo.control SET stalled_since = now() - interval '3 hours', epoch_since = now() - interval '2 hours'"
-    )
+    fleet.db.execute("UPDATE qbo.control SET epoch_since = now() - interval '2 hours'")
+    fleet.db.execute("UPDATE qbo.apps SET stalled_since = now() - interval '3 hours'")
     status, out, _ = run("status", "--check")
     assert status == 1
     assert "Due connections have not been refreshed for 3 h" in out

@@ -17,6 +17,7 @@ from worker.doctor import State
 from worker.doctor.patient import Wrong
 from worker.doctor.servers import compared
 from worker.errors import GrantRejected
+from worker.policy import Pace
 from worker.refresh import refresh
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def sweep(start_worker: Callable[..., Runtime]) -> Callable[[], list[int]]:
     def swept() -> list[int]:
         published: list[int] = []
         dispatch_due(
-            Sweep(here.db, here.keys, 100, 100, timedelta(0), MINUTE, 10 * MINUTE, lambda: 0, published.extend)
+            Sweep(here.db, here.keys, 100, 100, timedelta(0), Pace(), 10 * MINUTE, lambda: 0, published.extend)
         )
         return published
 

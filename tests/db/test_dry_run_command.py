@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from worker.errors import ClientRejected, GrantRejected
+from worker.policy import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +87,7 @@ def test_it_tells_what_the_sweep_then_does(
     here = start_worker(**environment)
     published: list[int] = []
     minute = timedelta(minutes=1)
-    sweep = Sweep(here.db, here.keys, 1200, 1200, minute, minute, 10 * minute, lambda: 0, published.extend)
+    sweep = Sweep(here.db, here.keys, 1200, 1200, minute, Pace(), 10 * minute, lambda: 0, published.extend)
     assert dispatch_due(sweep).published == foretold["would_publish"] == 32
     assert preview(run)["by"]["queued"] == 33
 

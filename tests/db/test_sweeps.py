@@ -13,6 +13,7 @@ from tests.support.attempts import Attempts
 from worker.database import Database
 from worker.dispatch import Sweep, dispatch_due
 from worker.errors import ClientRejected, GrantRejected
+from worker.policy import Pace
 from worker.store import dispatch
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def sweep(settings: Settings, published: list[int], refresher: Refresher) -> Ite
 
     db = Database(settings.database())
     keys = tuple(Keys(app, tuple(s.secret_hash for s in mine)) for app, mine in refresher.secrets.items())
-    yield Sweep(db, keys, 100, 100, MINUTE, MINUTE, 10 * MINUTE, lambda: 0, publish)
+    yield Sweep(db, keys, 100, 100, MINUTE, Pace(), 10 * MINUTE, lambda: 0, publish)
     db.close()
 
 

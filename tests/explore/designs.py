@@ -35,7 +35,14 @@ class NoEscrow:
     def settle(self, received: Received) -> None:
         """Do nothing."""
 
-    def find(self, connection_id: int, *, grant_number: int, base_version: int) -> Sequence[Received]:
+    def find(
+        self,
+        connection_id: int,
+        *,
+        grant_number: int,
+        base_version: int,
+        is_far: bool = False,  # noqa: ARG002  # the port's
+    ) -> Sequence[Received]:
         """Find nothing."""
         del connection_id, grant_number, base_version
         return ()

@@ -37,7 +37,14 @@ class MemoryEscrow:
         if copies:
             self._write(self._key(received), copies, SETTLED_S)
 
-    def find(self, connection_id: int, *, grant_number: int, base_version: int) -> Sequence[Received] | None:
+    def find(
+        self,
+        connection_id: int,
+        *,
+        grant_number: int,
+        base_version: int,
+        is_far: bool = False,  # noqa: ARG002  # so few versions here are all near
+    ) -> Sequence[Received] | None:
         """Return the copies that came after this version or in place of it, oldest first."""
         return [
             received

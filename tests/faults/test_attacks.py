@@ -56,6 +56,7 @@ def test_a_caller_hears_of_no_verdict_that_a_candidate_has_postponed(
     fleet.simulator.revoke(connected.realm_id)
     fleet.witness()
     fleet.update(None, "last_refreshed_at = now() + interval '1 minute'")
+    fleet.update(None, "attempt_began_at = last_refreshed_at")
     for _ in range(2 if status == "needs_reauth" else 1):
         refresh(refresher, connected.id, trigger=Trigger.SWEEP)
         fleet.let_pass(CONFIRMED)

@@ -19,6 +19,7 @@ from worker.database import Database
 from worker.dispatch import Sweep, dispatch_due
 from worker.embedded.processes import server_account
 from worker.escrow import RedisEscrow
+from worker.policy import Pace
 from worker.refresh import Refresher, Result, refresh
 from worker.store import control
 
@@ -61,7 +62,7 @@ def worker(own: Fleet, own_servers: Servers, start_worker: Callable[..., Runtime
 
 def sweep_of(worker: Runtime, published: list[int]) -> Sweep:
     keys = tuple(Keys(app, tuple(s.secret_hash for s in mine)) for app, mine in worker.refresher.secrets.items())
-    return Sweep(worker.db, keys, 100, 100, MINUTE, LEASE, 10 * MINUTE, lambda: 0, published.extend)
+    return Sweep(worker.db, keys, 100, 100, MINUTE, Pace(), 10 * MINUTE, lambda: 0, published.extend)
 
 
 def sweep(by: Refresher, connected: Connected) -> Result:

@@ -153,7 +153,7 @@ def _live(
         per_sweep=10**6,
         per_minute=10**6,
         every=timedelta(minutes=1),
-        lease=world.here.settings.pace.lease,
+        pace=world.here.settings.pace,
         mark=world.here.settings.queue_mark,
         queue_length=lambda: 0,
         publish=ids.extend,

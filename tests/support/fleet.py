@@ -52,9 +52,9 @@ _MOMENTS = {
         "second_writer_at",
         "last_refreshed_at",
     ],
-    "apps": ["throttled_until", "swept_at", "guard_tripped_at", "guard_released_at", "population_at"],
+    "apps": ["throttled_until", "swept_at", "stalled_since", "guard_tripped_at", "guard_released_at", "population_at"],
     "app_blocks": ["blocked_at", "probe_at"],
-    "control": ["epoch_since", "thawed_at", "stalled_since"],
+    "control": ["epoch_since", "thawed_at"],
     "refresh_attempts": ["began_at"],
     "candidates": ["received_at", "tried_at"],
     "authorizations": [
@@ -101,7 +101,10 @@ class Fleet:
     def witness(self) -> Connected:
         """Make another connection of the app that was refreshed just now: Intuit does not refuse everybody."""
         (made,) = self.connect()
-        self.update(made.id, "last_refreshed_at = now(), next_refresh_at = now() + interval '1 day'")
+        self.update(
+            made.id,
+            "attempt_began_at = now(), last_refreshed_at = now(), next_refresh_at = now() + interval '1 day'",
+        )
         return made
 
     def _insert(self, made: Connected, label: str | None) -> None:

@@ -45,6 +45,11 @@ class Pace:
         return self.backoff
 
     @property
+    def horizon(self) -> timedelta:
+        """Return how long nothing is ever put off: two days, of which the longest pause of ours is one."""
+        return 2 * DAY + self.confirm_after
+
+    @property
     def confirm_alone_after(self) -> timedelta:
         """Return how long a first refusal waits if no other connection of the app works: 45 min by default."""
         return 3 * self.confirm_after

@@ -224,7 +224,7 @@ def install(db: Database, consent: Consent, seal: Callable[[int, int], NewGrant]
             return Installed.GONE
         if mine.outcome == Authorized.CONNECTED:
             return Installed.BEFORE
-        if mine.outcome == Authorized.REFUSED:
+        if mine.outcome == Authorized.REFUSED and mine.reason == "disconnected":
             if target is not None:
                 revocations.add(db, target.id, grant_number=0, refresh_token=seal(target.id, 0).refresh_token)
             return Installed.ENDED

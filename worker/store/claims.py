@@ -32,9 +32,11 @@ _CLAIM = f"""
 WITH held AS MATERIALIZED (
     SELECT c.id, c.app_id, c.lease_id, c.attempt_began_at, c.attempt_trigger, c.attempt_worker, c.token_version,
            c.refresh_token_fingerprint, a.environment, a.client_id,
-           -- the connection's first attempt in a young epoch; a repeated claim cannot tell and says yes
+           -- the connection's first attempt in a young epoch, or none yet that could ask the escrow; a repeated claim
+           -- cannot tell and says yes
            COALESCE(g.epoch_since > now() - interval '30 days'
-                    AND (c.attempt_began_at IS NULL OR c.attempt_began_at < g.epoch_since OR c.lease_id = %(lease)s),
+                    AND (c.attempt_began_at IS NULL OR c.attempt_began_at < g.epoch_since OR c.lease_id = %(lease)s
+                         OR c.last_reason = 'escrow_silent'),
                     false) AS is_new_epoch,
            ARRAY(SELECT b.secret_hash FROM qbo.app_blocks b WHERE b.app_id = c.app_id AND b.blocked_at IS NOT NULL)
                AS blocked,

@@ -150,34 +150,45 @@ def adopt(db: Database) -> None:
         db.execute(_ADOPT)
 
 
-_STALLED = """
-SELECT EXISTS (
-    SELECT FROM qbo.apps a CROSS JOIN qbo.control g
-    WHERE a.id = ANY (%(apps)s) AND NOT g.frozen AND (a.throttled_until IS NULL OR a.throttled_until <= now())
-      AND EXISTS (SELECT FROM qbo.connections c WHERE c.app_id = a.id AND NOT c.frozen
-                  AND c.due_at <= now() - CASE WHEN a.swept_at > now() - %(unswept)s::interval
-                                               THEN %(late)s::interval ELSE %(unswept)s::interval END)
-) AS stalled
+# Due for too long; or, though it is tried again and again, not refreshed for more than a day: what fails is due again
+# within the hour, so that it stands at the front of what is due.
+_IS_STALLED = """
+NOT EXISTS (SELECT FROM qbo.control WHERE frozen) AND (a.throttled_until IS NULL OR a.throttled_until <= now())
+AND (EXISTS (SELECT FROM qbo.connections c
+             WHERE c.app_id = a.id AND NOT c.frozen
+               AND c.due_at <= now() - CASE WHEN a.swept_at > now() - %(unswept)s::interval
+                                            THEN %(late)s::interval ELSE %(unswept)s::interval END)
+     OR EXISTS (SELECT FROM (SELECT c.status, c.last_refreshed_at, c.created_at FROM qbo.connections c
+                             WHERE c.app_id = a.id AND NOT c.frozen AND c.due_at <= now() + interval '1 hour'
+                             ORDER BY c.due_at, c.id LIMIT 1000) AS front
+                WHERE front.status IN ('active', 'suspect')
+                  AND COALESCE(front.last_refreshed_at, front.created_at) <= now() - %(stale)s::interval))
 """
-_BEGIN_STALL = "UPDATE qbo.control SET stalled_since = now() WHERE stalled_since IS NULL"
-_END_STALL = "UPDATE qbo.control SET stalled_since = NULL WHERE stalled_since IS NOT NULL"
+_BEGIN_STALL = f"""
+UPDATE qbo.apps a SET stalled_since = now() WHERE a.id = ANY (%(apps)s) AND a.stalled_since IS NULL AND {_IS_STALLED}
+RETURNING a.environment, a.client_id
+"""  # noqa: S608  # composed of constants
+_END_STALL = f"""
+UPDATE qbo.apps a SET stalled_since = NULL
+WHERE a.id = ANY (%(apps)s) AND a.stalled_since IS NOT NULL AND NOT ({_IS_STALLED})
+"""  # noqa: S608  # composed of constants
 
 
-def note_stall(db: Database, app_ids: list[int], *, late: timedelta, unswept: timedelta) -> bool:
-    """Tell operators, once an episode, that due connections are not refreshed; True while that is so.
+def note_stalls(db: Database, app_ids: list[int], *, late: timedelta, unswept: timedelta, stale: timedelta) -> None:
+    """Tell operators, once an episode and app, that connections are not refreshed.
 
     Args:
         db: The database.
-        app_ids: Apps that could go: their secrets are here and not blocked.
+        app_ids: Apps that could go: their secrets are here and not blocked. Others are not ours to judge.
         late: A row that is due for longer stands still, though sweeps run.
         unswept: Without a sweep for so long, a row that is due for as long stands still.
+        stale: A row that was not refreshed for longer does, though it is tried.
     """
+    values = {"apps": app_ids, "late": late, "unswept": unswept, "stale": stale}
     with db.transaction():
-        stalled = bool(db.execute(_STALLED, {"apps": app_ids, "late": late, "unswept": unswept}).one().stalled)
-        changed = db.execute(_BEGIN_STALL if stalled else _END_STALL).rowcount
-        if stalled and changed:
-            events.emit_for_app(db, Event.REFRESHES_STALLED)
-        return stalled
+        db.execute(_END_STALL, values)
+        for app in db.execute(_BEGIN_STALL, values).all():
+            events.emit_for_app(db, Event.REFRESHES_STALLED, environment=app.environment, client_id=app.client_id)
 
 
 def recognises(db: Database, lookup: Lookup) -> bool | None:

@@ -36,6 +36,26 @@ def running_for(db: Database) -> timedelta | None:
     return since
 
 
+# What nothing schedules: the database's clock was stepped back since, and these would wait until it has caught up.
+_FAR_OFF = """
+UPDATE qbo.connections SET next_refresh_at = now(), queued_until = NULL,
+    not_before = CASE WHEN not_before > now() + interval '1 hour' THEN now() + interval '1 hour' ELSE not_before END
+WHERE id IN (SELECT id FROM qbo.connections
+             WHERE app_id = ANY (%(key_apps)s::int[]) AND NOT frozen AND due_at > now() + %(horizon)s::interval
+             LIMIT 1000 FOR UPDATE SKIP LOCKED)
+"""
+_PAUSED_FOR_EVER = """
+UPDATE qbo.apps SET throttled_until = NULL
+WHERE id = ANY (%(key_apps)s::int[]) AND throttled_until > now() + interval '1 hour'
+"""
+
+
+def let_far_off_go(db: Database, keys: tuple[Keys, ...], *, horizon: timedelta) -> int:
+    """Make due what waits for longer than anything is put off, a thousand at a time, and return how many."""
+    db.execute(_PAUSED_FOR_EVER, key_arrays(keys))
+    return db.execute(_FAR_OFF, {"horizon": horizon, **key_arrays(keys)}).rowcount
+
+
 Due = tuple[datetime, int]
 """Where a row stands in the order of a sweep: when it was due, and its id."""
 

@@ -156,7 +156,9 @@ def _release(db: Database, claim: Claim) -> None:
 _SAVE_BARE = """
 UPDATE qbo.connections c SET
     refresh_token = %(refresh_token)s, refresh_token_fingerprint = %(fingerprint)s,
-    previous_refresh_token = c.refresh_token, previous_refresh_token_fingerprint = c.refresh_token_fingerprint,
+    previous_refresh_token = CASE WHEN %(rotated)s THEN %(presented)s ELSE c.previous_refresh_token END,
+    previous_refresh_token_fingerprint =
+        CASE WHEN %(rotated)s THEN %(presented_fingerprint)s ELSE c.previous_refresh_token_fingerprint END,
     access_token = %(access_token)s, access_expires_at = now(), refresh_expires_at = NULL,
     token_version = c.token_version + 1, token_obtained_at = now(), known_fingerprint = %(fingerprint)s,
     lease_id = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.lease_id END,
@@ -216,7 +218,9 @@ def _conclude(db: Database, claim: Claim, decision: Decision, record: Record) ->
     }
     row = db.execute(_CONCLUDE, values).one_or_none()
     if row is None:
-        _release(db, claim)
+        # In doubt the lease stands: the token may be the row's by now, and Intuit may still be at it.
+        if not decision.keep_lease:
+            _release(db, claim)
         return False
     db.execute(_WRITE_LEDGER, values)
     if decision.present_previous and row.previous_refresh_token is not None:

@@ -30,7 +30,7 @@ class Total:
 
     Attributes:
         waiting: Those that are refreshed at all, now or later.
-        overdue: Due for more than `LATE`, or active and not refreshed for more than `STALE`.
+        overdue: Due for more than `LATE`, or active or suspect and not refreshed for more than `STALE`.
         attempted_hour: Those whose last attempt that ended began within an hour.
         expires: The nearest end of a grant.
         expiring: Grants that end within `EXPIRES_SOON`, though they are refreshed.
@@ -63,7 +63,8 @@ _TOTALS = """
 SELECT app_id, status, last_outcome, count(*) AS connections, count(next_refresh_at) AS waiting,
        count(*) FILTER (WHERE due_at <= now() AND NOT frozen) AS due,
        count(*) FILTER (WHERE NOT frozen AND (due_at <= now() - %(late)s::interval
-           OR status = 'active' AND COALESCE(last_refreshed_at, created_at) <= now() - %(stale)s::interval)) AS overdue,
+           OR status IN ('active', 'suspect')
+              AND COALESCE(last_refreshed_at, created_at) <= now() - %(stale)s::interval)) AS overdue,
        count(*) FILTER (WHERE leased_until > now()) AS leased,
        count(*) FILTER (WHERE in_doubt) AS in_doubt,
        count(*) FILTER (WHERE frozen) AS frozen,
@@ -164,7 +165,8 @@ class Control:
 
 
 _CONTROL = """
-SELECT now() AS at, COALESCE(g.frozen, false) AS frozen, g.frozen_reason, g.stalled_since,
+SELECT now() AS at, COALESCE(g.frozen, false) AS frozen, g.frozen_reason,
+       (SELECT min(stalled_since) FROM qbo.apps) AS stalled_since,
        (SELECT max(swept_at) FROM qbo.apps) AS swept_at,
        (SELECT count(*) FROM qbo.candidates WHERE tried_at IS NULL) AS candidates,
        (SELECT COALESCE(resent_at, created_at) FROM qbo.outbox WHERE delivered_at IS NULL ORDER BY id LIMIT 1)

@@ -76,13 +76,15 @@ _EVIDENCE = """
 SELECT now() AS now, COALESCE(c.hard_expires_at <= now(), false) AS hard_expired, g.epoch_since,
        EXISTS (SELECT FROM qbo.candidates x WHERE x.connection_id = c.id AND x.grant_number = c.grant_number
                AND x.tried_at IS NULL) AS untried,
-       c.previous_refresh_token IS NOT NULL AND NOT EXISTS (
+       c.previous_refresh_token IS NOT NULL
+       AND c.previous_refresh_token_fingerprint IS DISTINCT FROM c.refresh_token_fingerprint AND NOT EXISTS (
            SELECT FROM qbo.candidates x WHERE x.connection_id = c.id AND x.grant_number = c.grant_number
            AND x.fingerprint = c.previous_refresh_token_fingerprint) AS previous_untried,
        EXISTS (SELECT FROM qbo.connections w
                WHERE w.app_id = c.app_id AND w.id <> c.id AND NOT w.frozen
                  AND w.due_at >= c.suspect_since + interval '19 hours'
-                 AND w.last_refreshed_at >= c.suspect_since) AS witness
+                 -- by a refresh: a consent says nothing of other grants
+                 AND w.attempt_began_at >= c.suspect_since AND w.last_refreshed_at >= w.attempt_began_at) AS witness
 FROM qbo.connections c LEFT JOIN qbo.control g ON true WHERE c.id = %(id)s
 """
 
