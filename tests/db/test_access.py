@@ -4,6 +4,7 @@ import pickle
 import statistics
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -172,9 +173,10 @@ def test_without_a_celery_app_it_is_said_which_setting_is_missing(
     fleet.update(connected.id, "access_expires_at = now()")
     with (
         configured(environment, broker_url=None),
+        ThreadPoolExecutor(1) as a_thread,  # where no other test's app is the current one
         pytest.raises(ConfigurationError, match=r"configure\(app=…\)"),
     ):
-        qbo_refresh.access_token(connected.id)
+        a_thread.submit(qbo_refresh.access_token, connected.id).result()
 
 
 def test_a_key_that_is_not_here_is_named(environment: dict[str, str], connected: Connected) -> None:

@@ -157,7 +157,7 @@ def test_a_session_nonce_that_anybody_could_guess_is_refused(nonce: str) -> None
 @pytest.mark.usefixtures("consents")
 @pytest.mark.parametrize("name", [7, "7", "realm:1", ""])
 def test_a_link_for_what_is_not_there_is_refused(name: int | str) -> None:
-    with pytest.raises(UnknownConnection, match=r"No connection has the id 7|is no name"):
+    with pytest.raises(UnknownConnection, match=r"No connection has the id 7|is named by our id"):
         qbo_refresh.authorize_url(name, SESSION)
 
 

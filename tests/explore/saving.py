@@ -218,7 +218,10 @@ def conclude(world: World, claim: Claim, decision: Decision, *, pace: Pace, untr
         )
         candidates = with_candidate(tables.candidates, row, previous, Source.PREVIOUS, now)
         tables = replace(tables, candidates=candidates)
-    new = replace(_after_failure(row, decision, now), event_sequence=row.event_sequence + len(decision.events))
+    told = list(decision.events)
+    if decision.hold is Hold.REAUTH and not {h for held, h in tables.holds if held == row.id} - {Hold.SUSPECT}:
+        told.append(Event.SYNC_PAUSED)
+    new = replace(_after_failure(row, decision, now), event_sequence=row.event_sequence + len(told))
     holds = tables.holds | ({(row.id, decision.hold)} if decision.hold else set())
     if decision.hold is Hold.REAUTH:
         holds -= {(row.id, Hold.SUSPECT)}
@@ -227,7 +230,7 @@ def conclude(world: World, claim: Claim, decision: Decision, *, pace: Pace, untr
         tables,
         rows={**tables.rows, row.id: new},
         holds=holds,
-        events=(*tables.events, *((row.id, event) for event in decision.events)),
+        events=(*tables.events, *((row.id, event) for event in told)),
         ledger={**tables.ledger, claim.lease_id: written},
     )
     if decision.throttle is not None:

@@ -32,8 +32,10 @@ def evidence(world: World, row: Row, *, untried: bool) -> policy.Evidence:
             and not other.frozen
             and other.due_at is not None
             and other.due_at >= since + timedelta(hours=19)
+            and other.attempt_began_at is not None
+            and other.attempt_began_at >= since
             and other.last_refreshed_at is not None
-            and other.last_refreshed_at >= since
+            and other.last_refreshed_at >= other.attempt_began_at
             for other in tables.rows.values()
         ),
         guard=_guard(world),

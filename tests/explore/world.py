@@ -91,7 +91,12 @@ class World:
     def refresh_witness(self) -> None:
         """Let the other connection have been refreshed just now. It is no commit of ours that could be lost."""
         assert self.witness_id is not None
-        row = replace(self.tables.rows[self.witness_id], last_refreshed_at=self.now, next_refresh_at=self.now + DAY)
+        row = replace(
+            self.tables.rows[self.witness_id],
+            attempt_began_at=self.now,
+            last_refreshed_at=self.now,
+            next_refresh_at=self.now + DAY,
+        )
         self.tables = replace(self.tables, rows={**self.tables.rows, row.id: row})
 
     def fail_over(self, lost: int) -> None:

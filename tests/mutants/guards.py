@@ -549,8 +549,8 @@ _VERDICT = (
     Guard(
         "verdict: a witness worked after the first refusal",
         "worker/store/verdicts.py",
-        "                 AND w.last_refreshed_at >= c.suspect_since) AS witness\n",
-        "                 ) AS witness\n",
+        " AND w.last_refreshed_at >= w.attempt_began_at) AS witness\n",
+        ") AS witness\n",
         _guards("test_a_success_before_the_first_refusal_is_no_witness"),
     ),
     Guard(
