@@ -38,7 +38,8 @@ def standing(story: Story) -> Iterator[tuple[str, str]]:
     if row.is_leased and row.leased_until is not None:
         yield "lease", f"held by {row.attempt_worker or 'an unknown worker'} until {when(row.leased_until, row.at)}"
     if row.frozen:
-        yield "frozen", "yes: not refreshed until it is thawed"
+        whose = "" if row.taken_over else ", and not taken over: an old refresher has it"
+        yield "frozen", f"yes: not refreshed until it is thawed{whose}"
 
 
 def _status(row: Row) -> str:

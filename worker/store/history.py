@@ -53,6 +53,7 @@ class Row:
     due_at: datetime | None
     queued_until: datetime | None
     frozen: bool
+    taken_over: bool
     failures: int
     suspect_since: datetime | None
     needs_reauth_since: datetime | None
@@ -78,8 +79,9 @@ SELECT now() AS at, c.id, a.environment, a.client_id, c.label,
        COALESCE(c.known_fingerprint <> c.refresh_token_fingerprint, false) AS is_foreign,
        c.lease_id IS NOT NULL AND c.leased_until > now() AS is_leased, {_SANE.format("leased_until")}, c.in_doubt,
        c.attempt_began_at, c.attempt_worker, {_SANE.format("next_refresh_at")}, {_SANE.format("not_before")},
-       {_SANE.format("due_at")}, c.queued_until, c.frozen, c.failures, c.suspect_since, c.needs_reauth_since,
-       c.last_refreshed_at, c.last_secret, c.last_outcome, c.last_reason, c.created_at, a.throttled_until,
+       {_SANE.format("due_at")}, c.queued_until, c.frozen, c.taken_over, c.failures, c.suspect_since,
+       c.needs_reauth_since, c.last_refreshed_at, c.last_secret, c.last_outcome, c.last_reason, c.created_at,
+       a.throttled_until,
        COALESCE(g.frozen, false) AS everything_frozen, g.frozen_reason,
        (SELECT min(b.probe_at) FROM qbo.app_blocks b WHERE b.app_id = a.id AND b.blocked_at IS NOT NULL) AS probe_at
 FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id LEFT JOIN qbo.control g ON true
