@@ -154,6 +154,23 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Consent:
+    """A consent to its company that was called back and is not exchanged yet."""
+
+    used_at: datetime
+    presented_at: datetime | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A token of it that Intuit has not said to be gone."""
+
+    created_at: datetime
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     """What `explain` tells of. `row` is None if only the ledger is left of the connection.
 
@@ -168,6 +185,8 @@ class Story:
     candidates: Sequence[Candidate] = ()
     events: Sequence[Told] = ()
     holds: Sequence[Hold] = ()
+    consents: Sequence[Consent] = ()
+    revocations: Sequence[Revocation] = ()
 
 
 def story(db: Database, connection_id: int, *, limit: int | None) -> Story | None:
@@ -210,7 +229,24 @@ def story(db: Database, connection_id: int, *, limit: int | None) -> Story | Non
                 "SELECT reason, since, note FROM qbo.sync_holds WHERE connection_id = %(id)s ORDER BY since", values
             ),
         ),
+        _all(Consent, db.execute(_CONSENTS, values)),
+        _all(
+            Revocation,
+            db.execute(
+                "SELECT created_at, failures FROM qbo.revocations WHERE connection_id = %(id)s ORDER BY id", values
+            ),
+        ),
     )
+
+
+# A first connection's consent may be to this company, too.
+_CONSENTS = """
+SELECT z.used_at, z.presented_at, z.reason
+FROM qbo.authorizations z LEFT JOIN qbo.connections c ON c.id = %(id)s
+WHERE z.used_at IS NOT NULL AND z.finished_at IS NULL
+  AND (z.connection_id = %(id)s OR z.app_id = c.app_id AND z.realm_hash = c.realm_hash)
+ORDER BY z.id
+"""
 
 
 def _one(kind: type[T], row: Any) -> T:
