@@ -39,6 +39,7 @@ class Simulator:
         self.base_url = base_url
         self.token_url = base_url + "/oauth2/v1/tokens/bearer"
         self.revoke_url = base_url + "/v2/oauth2/tokens/revoke"
+        self.api_url = base_url
         self.authorize_url = base_url + "/connect/oauth2"
         self.discovery_url = base_url + "/.well-known/openid_configuration"
         self.admin_key = admin_key

@@ -42,7 +42,7 @@ class SyncPaused(QboRefreshError):
 
 
 class TemporarilyUnavailable(QboRefreshError):
-    """There is no valid access token now, and there may be one later without anybody doing anything.
+    """There is no valid access token, or no connection yet, and there may be later without anybody doing anything.
 
     Attributes:
         reason: A word: `throttled`, `frozen`, `broker_unavailable`, …; docs/integrating.md lists them.
@@ -57,9 +57,9 @@ class TemporarilyUnavailable(QboRefreshError):
         self.connection_id = connection_id
 
     def __str__(self) -> str:
-        whose = "the connection" if self.connection_id is None else f"connection {self.connection_id}"
+        whose = "The connection" if self.connection_id is None else f"Connection {self.connection_id}"
         after = self.retry_after.total_seconds()
-        return f"No access token for {whose} now ({self.reason}): ask again in {after:.0f} s."
+        return f"{whose} is not available now ({self.reason}): ask again in {after:.0f} s."
 
 
 class TokenRejected(QboRefreshError):
@@ -104,8 +104,8 @@ class ConsentFailed(QboRefreshError):
     """No connection came of a consent, and nothing was stored: the person starts again from the link.
 
     Attributes:
-        reason: A word: `answer_lost`, `expired`, `disconnected`, `unreadable`, `deleted`, or Intuit's code
-            (`invalid_grant` is a code that is old or used).
+        reason: A word: `answer_lost`, `expired`, `disconnected`, `unreadable`, `deleted`, `wrong_company`,
+            `company_unproven`, or Intuit's code (`invalid_grant` is a code that is old or used).
     """
 
     def __init__(self, reason: str) -> None:

@@ -132,6 +132,8 @@ connections = sa.Table(
     ),
     sa.Column("queued_until", _when),
     sa.Column("frozen", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Whose it is while an old refresher runs beside the worker: not taken over is the old one's, and frozen.
+    sa.Column("taken_over", sa.Boolean, nullable=False, server_default=sa.true()),
     # Where it stands: failures in a row, the first refusal of this version, the last word.
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     sa.Column("suspect_since", _when),
@@ -146,6 +148,7 @@ connections = sa.Table(
     sa.Column("created_at", _when, nullable=False, server_default=sa.func.now()),
     sa.UniqueConstraint("app_id", "realm_hash"),
     _one_of("status", Status),
+    sa.CheckConstraint("taken_over OR frozen", name="taken_over"),
     # What the sweep asks each minute; rows that can never go are not in it.
     sa.Index(
         "connections_due_idx", "app_id", "due_at", "id", postgresql_where=sa.text("due_at IS NOT NULL AND NOT frozen")

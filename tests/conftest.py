@@ -23,14 +23,17 @@ from tests.support.consents import Consents
 from tests.support.fleet import Fleet
 from worker import embedded, runtime, schema
 from worker import settings as worker_settings
+from worker.cli import main
 from worker.database import Database
 from worker.settings import Settings
 from worker.store import apps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from intuit_simulator import StartedSimulator
+    from tests.support.commands import Run
     from worker.embedded import Servers
     from worker.refresh import Refresher
     from worker.runtime import Runtime
@@ -230,3 +233,26 @@ def refresher(start_worker: Callable[..., Runtime]) -> Refresher:
 def second_refresher(start_worker: Callable[..., Runtime]) -> Refresher:
     """Give the use case of another worker."""
     return start_worker().refresher
+
+
+@pytest.fixture
+def run(
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Iterator[Run]:
+    """Give a function that runs a command of `qbo-refresh` and returns its status, output and errors."""
+    for name, value in environment.items():
+        monkeypatch.setenv(f"QBO_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    worker_settings.load.cache_clear()
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        printed = capsys.readouterr()
+        return int(str(ended.value.code)), printed.out, printed.err
+
+    yield command
+    worker_settings.load.cache_clear()

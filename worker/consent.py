@@ -38,6 +38,8 @@ class Consent:
         opened_at: `clock.boottime()` before the claim was sent.
         presented_before: An attempt whose lease is over may have spent the code: it is not presented again.
         used_at: When the callback came.
+        names_connection: It says itself which connection the grant is for, and that is the redirect's company. Without
+            that, the company is only what a browser said.
     """
 
     callback: Callback
@@ -47,6 +49,7 @@ class Consent:
     opened_at: float
     presented_before: bool
     used_at: datetime
+    names_connection: bool
 
     @property
     def authorization_id(self) -> int:

@@ -1,11 +1,12 @@
 """The exchange of an authorization code for a grant, with the care of a refresh: claim, check, send, escrow, save.
 
-A code is presented once. If its answer is lost, so is the consent, and the person is asked to consent again.
+A code is presented once. If its answer is lost, so is the consent, and the person is asked to consent again. Where
+nothing but the browser says whose company it is, QuickBooks is asked, between the escrow and the save.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -32,6 +33,8 @@ from worker.intuit import Gate
 from worker.signals import deferred
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qbo_refresh.secret import Secret
     from worker.consent import Callback, Consent, ConsentStore
     from worker.refresh import ClientSecret, Refresher
@@ -39,7 +42,9 @@ if TYPE_CHECKING:
 
 CODE_LIVES = timedelta(minutes=10)  # Intuit does not say; RFC 6749 section 4.1.2 recommends ten minutes at most
 PAUSE = timedelta(seconds=2)  # a person is waiting, and nothing was spent
-ESCROW_AWAY_FOR = timedelta(days=1)
+PROVEN_WITHIN = timedelta(seconds=10)
+# An escrow that does not answer may have the token; a company that cannot be proven now may be, later.
+WAITS_FOR = timedelta(days=1)
 _UNIQUE_VIOLATION = "23505"
 # A consent is no connection's grant before it is saved; grants count from 1.
 _NO_GRANT_YET, _NO_VERSION_YET = 0, 0
@@ -118,59 +123,144 @@ def _recover(exchanger: Exchanger, consent: Consent, realm_id: Secret) -> None:
     """Take up what an attempt has left that died after it may have presented the code."""
     by = exchanger.refresher
     found = by.escrow.find(consent.authorization_id, grant_number=_NO_GRANT_YET, base_version=_NO_VERSION_YET)
-    if found is None and consent.claimed_at - consent.used_at < ESCROW_AWAY_FOR:
-        # The token may be in there.
-        exchanger.store.release(consent, reason="escrow_unavailable", pause=by.pace.backoff, presented=True)
+    if found is None:
+        _wait(exchanger, consent, "escrow_unavailable", or_else="answer_lost")
         return
-    for received in reversed(found or ()):
+    for received in reversed(found):
         try:
             token = by.keyring.open(received.refresh_token, _place(consent.callback, Field.CONSENTED_REFRESH_TOKEN))
         except Unsealable as error:
             log.error("escrow.entry_unreadable", authorization_id=consent.authorization_id, key=error.key_missing)
             continue
-        if _save(exchanger, consent, _Rescued(token), realm_id, _record(by, consent, posts=0, exposed_us=None)):
-            by.escrow.settle(received)
+        if consent.names_connection:
+            if _save(exchanger, consent, _Rescued(token), realm_id, _record(by, consent, posts=0, exposed_us=None)):
+                by.escrow.settle(received)
+        else:
+            _prove_rescued(exchanger, consent, token, realm_id)
         return
     exchanger.store.finish(consent, Authorized.LOST, "answer_lost")
 
 
-def _present(exchanger: Exchanger, consent: Consent, code: Secret, realm_id: Secret) -> None:
-    by, facts = exchanger.refresher, Facts()
-    secret: ClientSecret | None = None
-    tokens: TokenSet | _Rescued
-    gate = Gate(consent.opened_at, by.pace.lease, by.pace.deadline, by.pace.slack)
-    callback = consent.callback
+def _prove_rescued(exchanger: Exchanger, consent: Consent, refresh_token: Secret, realm_id: Secret) -> None:
+    """Refresh a token out of the escrow: the access token that proves the company was never kept."""
+    by, gate = exchanger.refresher, _gate(exchanger, consent)
     try:
-        for secret in by.secrets[callback.app_id]:
-            try:
-                tokens = by.intuit.exchange(
-                    code,
-                    redirect_url=callback.redirect_url,
-                    client_id=callback.client_id,
-                    client_secret=secret.secret,
-                    gate=gate,
-                )
-                facts = tokens.facts
-                break
-            except ClientRejected as error:
-                rejected = error
-        else:
-            raise rejected
+        tokens, secret = _with_each_secret(
+            exchanger,
+            consent,
+            lambda secret: by.intuit.refresh(
+                refresh_token, client_id=consent.callback.client_id, client_secret=secret.secret, gate=gate
+            ),
+        )
+    except GrantRejected:
+        exchanger.store.finish(consent, Authorized.LOST, "answer_lost")
+    except IntuitError as error:
+        if isinstance(error, OutcomeUnknown) and error.salvaged is not None:
+            by.escrow.put(_received(by, consent, error.salvaged))
+        _wait(exchanger, consent, error.reason, or_else="answer_lost")
+    else:
+        _keep(exchanger, consent, tokens, realm_id, facts=tokens.facts, secret=secret)
+
+
+def _present(exchanger: Exchanger, consent: Consent, code: Secret, realm_id: Secret) -> None:
+    by, gate, callback = exchanger.refresher, _gate(exchanger, consent), consent.callback
+    try:
+        tokens, secret = _with_each_secret(
+            exchanger,
+            consent,
+            lambda secret: by.intuit.exchange(
+                code,
+                redirect_url=callback.redirect_url,
+                client_id=callback.client_id,
+                client_secret=secret.secret,
+                gate=gate,
+            ),
+        )
     except OutcomeUnknown as error:
         if error.salvaged is None:
             exchanger.store.finish(consent, Authorized.LOST, "answer_lost")
-            return
-        tokens, facts = _Rescued(error.salvaged), error.facts
+        else:
+            _keep(exchanger, consent, _Rescued(error.salvaged), realm_id, facts=error.facts, secret=None)
     except IntuitError as error:
         _conclude(exchanger, consent, error)
-        return
+    else:
+        _keep(exchanger, consent, tokens, realm_id, facts=tokens.facts, secret=secret)
+
+
+def _gate(exchanger: Exchanger, consent: Consent) -> Gate:
+    pace = exchanger.refresher.pace
+    return Gate(consent.opened_at, pace.lease, pace.deadline, pace.slack)
+
+
+def _with_each_secret(
+    exchanger: Exchanger, consent: Consent, ask: Callable[[ClientSecret], TokenSet]
+) -> tuple[TokenSet, ClientSecret]:
+    rejected: ClientRejected | None = None
+    for secret in exchanger.refresher.secrets[consent.callback.app_id]:
+        try:
+            return ask(secret), secret
+        except ClientRejected as error:
+            rejected = error
+    raise rejected or ClientRejected("invalid_client")
+
+
+def _keep(
+    exchanger: Exchanger,
+    consent: Consent,
+    tokens: TokenSet | _Rescued,
+    realm_id: Secret,
+    *,
+    facts: Facts,
+    secret: ClientSecret | None,
+) -> None:
+    """Put the grant where it lasts, and into its connection once it is certain whose it is."""
+    by = exchanger.refresher
     kept = _received(by, consent, tokens.refresh_token)
     exposed_us = None
     if by.escrow.put(kept) and facts.last_byte_at is not None:
         exposed_us = round((clock.boottime() - facts.last_byte_at) * 1_000_000)
-    record = _record(by, consent, posts=1, exposed_us=exposed_us, facts=facts, secret=secret)
-    if _save(exchanger, consent, tokens, realm_id, record):
-        by.escrow.settle(kept)
+    match _is_of_company(exchanger, consent, tokens, realm_id):
+        case True:
+            record = _record(by, consent, posts=1, exposed_us=exposed_us, facts=facts, secret=secret)
+            if _save(exchanger, consent, tokens, realm_id, record):
+                by.escrow.settle(kept)
+        case False:
+            log.warning("exchange.wrong_company", authorization_id=consent.authorization_id)
+            exchanger.store.finish(consent, Authorized.REFUSED, "wrong_company")
+            by.escrow.settle(kept)
+        case None:
+            _wait(exchanger, consent, "company_unproven", or_else="company_unproven")
+
+
+def _is_of_company(
+    exchanger: Exchanger, consent: Consent, tokens: TokenSet | _Rescued, realm_id: Secret
+) -> bool | None:
+    """Tell whether the grant is for the company that the redirect named; None if that cannot be told now.
+
+    Whoever edits that redirect could otherwise attach an external id of his to a stranger's connection, or to the one
+    that the stranger is yet to make. Where the consent names the connection he could only harm his own.
+    """
+    if consent.names_connection:
+        return True
+    if isinstance(tokens, _Rescued):
+        return None
+    gate = _gate(exchanger, consent)
+    return exchanger.refresher.intuit.is_of_company(
+        tokens.access_token,
+        realm_id,
+        environment=consent.callback.environment,
+        gate=replace(gate, deadline=min(gate.deadline, PROVEN_WITHIN)),
+    )
+
+
+def _wait(exchanger: Exchanger, consent: Consent, reason: str, *, or_else: str) -> None:
+    """Have it tried again out of the escrow, for a day at most; then it is lost."""
+    if consent.claimed_at - consent.used_at < WAITS_FOR:
+        pace = exchanger.refresher.pace
+        # What may be under way at Intuit is over by then.
+        exchanger.store.release(consent, reason=reason, pause=max(pace.backoff, pace.lease), presented=True)
+    else:
+        exchanger.store.finish(consent, Authorized.LOST, or_else)
 
 
 def _conclude(exchanger: Exchanger, consent: Consent, error: IntuitError) -> None:

@@ -52,6 +52,7 @@ class Report:
     Attributes:
         frozen: How many were not frozen before.
         without_token: Disconnected ones: there is nothing to take along.
+        not_taken_over: Left out: an old refresher has them, and their tokens here are old.
         unsettled: Left out, and not frozen: an attempt is under way or in doubt, or a token waits to be tried.
         unreadable: Left out, and not frozen: a key is missing, or a blob does not open.
     """
@@ -60,6 +61,7 @@ class Report:
     frozen: int = 0
     needs_reauth: int = 0
     without_token: int = 0
+    not_taken_over: int = 0
     unsettled: list[int] = field(default_factory=list)
     unreadable: list[int] = field(default_factory=list)
 
@@ -76,7 +78,9 @@ class Exporter:
 
     def run(self, choice: Choice, target: TextIO) -> Report:
         """Write the chosen connections to a file, a line for each, and one more for each further external id."""
-        report = Report(without_token=outgoing.without_token(self.db, choice))
+        choice = replace(choice, taken_over=self.wishes.freeze)
+        without_token, not_taken_over = outgoing.left_out(self.db, choice)
+        report = Report(without_token=without_token, not_taken_over=not_taken_over)
         self._pass(choice, target, report)
         end = time.monotonic() + self.wishes.wait.total_seconds()
         while report.unsettled and time.monotonic() < end:

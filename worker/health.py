@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SWEEPS_MISSED = 3
 UNDELIVERED = timedelta(hours=1)
+UNEXCHANGED = timedelta(minutes=10)
+UNREVOKED = timedelta(hours=1)
 _REDIS_WITHIN_S = 2.0
 
 
@@ -143,7 +145,17 @@ def _control_problems(health: Health) -> Iterable[str]:
             f"Events have been waiting for delivery for {_minutes(waiting)}: is EVENT_BROKER_URL's broker running,"
             " and a worker for qbo.events? `qbo-refresh events --undelivered` shows them."
         )
-
+    if control.consents_since and (waiting := control.at - control.consents_since) > UNEXCHANGED:
+        yield (
+            f"{control.consents} consents wait to be exchanged, the oldest for {_minutes(waiting)}: do workers run, and"
+            " can they reach Intuit, QuickBooks' API and Redis?"
+        )
+    if control.revocations_since and (waiting := control.at - control.revocations_since) > UNREVOKED:
+        yield (
+            f"{control.revocations} tokens of ended connections wait to be revoked, the oldest for {_minutes(waiting)}:"
+            " Intuit has not acknowledged it; the sweep asks again, and `qbo-refresh app` shows whether a secret is"
+            " refused."
+        )
     if control.stalled_since is not None:
         since = control.at - control.stalled_since
         yield f"Due connections have not been refreshed for {_minutes(since)}: are beat and enough workers running?"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qbo_refresh.sealing import Keyring
     from worker.database import Database
     from worker.escrow import RedisEscrow
-    from worker.store.resealing import Blobs, Candidate
+    from worker.store.resealing import Blobs, Kind
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Report:
     """What a rotation came to.
 
     Attributes:
-        sealed: Connections, and candidates, that were sealed anew.
+        sealed: Connections, candidates, and values of consents and revocations, that were sealed anew.
         overtaken: Connections that a refresh or a reconnect changed between reading and writing: looked at again.
         shut: The first connections with a blob that does not open.
         shut_blobs: How many blobs do not open.
@@ -46,6 +46,7 @@ class Report:
 
     sealed: int = 0
     sealed_candidates: int = 0
+    sealed_others: int = 0
     overtaken: int = 0
     shut: list[int] = field(default_factory=list)
     shut_blobs: int = 0
@@ -85,7 +86,12 @@ class Resealer:
         # What an import brought meanwhile, or a worker with the old order of keys, shows in a further pass.
         for _ in range(_PASSES if self.keeps else 1):
             report.shut, report.shut_blobs = [], 0
-            if not self._rows(report) + self._candidates(report):
+            moved = self._rows(report)
+            candidates = self._singles(resealing.CANDIDATES, report)
+            others = sum(self._singles(kind, report) for kind in resealing.OTHERS)
+            report.sealed_candidates += candidates
+            report.sealed_others += others
+            if not moved + candidates + others:
                 break
             finished = inspection.now(self.db)
         report.under_way = inspection.attempts_before(self.db, finished)
@@ -106,14 +112,13 @@ class Resealer:
             self.progress(looked_at)
         return moved
 
-    def _candidates(self, report: Report) -> int:
+    def _singles(self, kind: Kind, report: Report) -> int:
         after, moved = 0, 0
-        while batch := resealing.candidates(self.db, self.keyring.key_ids[0], after=after, limit=BATCH):
-            sealed = [anew for each in batch if (anew := self._candidate_anew(each, report)) != each]
-            written = self._write(resealing.replace_candidates, sealed)
-            report.sealed_candidates += written
-            moved += written
-            after = batch[-1].candidate_id
+        while batch := resealing.singles(self.db, kind, self.keyring.key_ids[0], after=after, limit=BATCH):
+            anew = [replace(each, blob=self._blob(each.blob, each.place, report)) for each in batch]
+            sealed = [new for new, old in zip(anew, batch, strict=True) if new != old]
+            moved += self._write(lambda db, sealed: resealing.replace_singles(db, kind, sealed), sealed)
+            after = batch[-1].row_id
         return moved
 
     def _write(self, write: Callable[[Database, Sequence[T]], int], sealed: Sequence[T]) -> int:
@@ -135,10 +140,6 @@ class Resealer:
             access_token=blobs.access_token and self._blob(blobs.access_token, access, report),
         )
 
-    def _candidate_anew(self, each: Candidate, report: Report) -> Candidate:
-        place = Place(each.environment, each.connection_id, each.grant_number, Field.REFRESH_TOKEN)
-        return replace(each, refresh_token=self._blob(each.refresh_token, place, report))
-
     def _blob(self, blob: bytes, place: Place, report: Report) -> bytes:
         """Return a blob sealed anew; one that is sealed with the first key, or does not open, as it is."""
         if key_id_of(blob) == self.keyring.key_ids[0]:
@@ -147,7 +148,8 @@ class Resealer:
             return self.keyring.seal(self.keyring.open(blob, place), place)
         except Unsealable:
             report.shut_blobs += 1
-            if len(report.shut) < _NAMED and place.connection_id not in report.shut:
+            of_connection = place.field not in (Field.CODE, Field.CONSENTED_REALM_ID)
+            if of_connection and len(report.shut) < _NAMED and place.connection_id not in report.shut:
                 report.shut.append(place.connection_id)
             return blob
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,12 +22,19 @@ from worker import reaching
 from worker.policy import LONGEST_LEASE, Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 TOKEN_URL = "https://oauth.platform.intuit.com/oauth2/v1/tokens/bearer"  # noqa: S105  # a URL
 REVOKE_URL = "https://developer.api.intuit.com/v2/oauth2/tokens/revoke"
 AUTHORIZE_URL = "https://appcenter.intuit.com/connect/oauth2"
-_INTUIT_HOSTS = frozenset({"oauth.platform.intuit.com", "developer.api.intuit.com", "appcenter.intuit.com"})
+API_URLS = {
+    "production": "https://quickbooks.api.intuit.com",
+    "sandbox": "https://sandbox-quickbooks.api.intuit.com",
+}
+_INTUIT_HOSTS = frozenset(
+    {"oauth.platform.intuit.com", "developer.api.intuit.com", "appcenter.intuit.com"}
+    | {url.removeprefix("https://") for url in API_URLS.values()}
+)
 
 
 class SettingsError(QboRefreshError):
@@ -36,10 +43,15 @@ class SettingsError(QboRefreshError):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where Intuit listens."""
+    """Where Intuit listens.
+
+    Attributes:
+        api_urls: Environment → where QuickBooks' API is, without a path.
+    """
 
     token_url: str
     revoke_url: str
+    api_urls: Mapping[str, str] = field(default_factory=lambda: API_URLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,7 @@ class Settings(BaseSettings):
     intuit_apps: Annotated[SecretStr | None, NoDecode] = None
     intuit_token_url: str = TOKEN_URL
     intuit_revoke_url: str = REVOKE_URL
+    intuit_api_url: str | None = None
     intuit_authorize_url: str = AUTHORIZE_URL
     intuit_redirect_url: str | None = None
     allow_token_url: str | None = None
@@ -248,14 +261,27 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: A refresh token would go to a stranger.
         """
-        for name, url in (("INTUIT_TOKEN_URL", self.intuit_token_url), ("INTUIT_REVOKE_URL", self.intuit_revoke_url)):
+        for name, url, what in (
+            ("INTUIT_TOKEN_URL", self.intuit_token_url, "refresh tokens"),
+            ("INTUIT_REVOKE_URL", self.intuit_revoke_url, "refresh tokens"),
+            ("INTUIT_API_URL", self.intuit_api_url, "access tokens"),
+        ):
+            if url is None:
+                continue
             _check_address(name, url)
             if not _is_intuit(url) and not _is_loopback(url) and url != self.allow_token_url:
                 raise SettingsError(
-                    f"{name} is neither Intuit's nor on loopback: refresh tokens would go to a stranger."
+                    f"{name} is neither Intuit's nor on loopback: {what} would go to a stranger."
                     f" If that is meant, set ALLOW_TOKEN_URL to the same URL."
                 )
-        return Endpoint(self.intuit_token_url, self.intuit_revoke_url)
+        return Endpoint(self.intuit_token_url, self.intuit_revoke_url, self._api_urls())
+
+    def _api_urls(self) -> Mapping[str, str]:
+        """Return where each environment's API is. A simulator's is beside its token endpoint."""
+        url = self.intuit_api_url
+        if url is None and _is_loopback(self.intuit_token_url):
+            url = urlsplit(self.intuit_token_url)._replace(path="", query="", fragment="").geturl()
+        return API_URLS if url is None else dict.fromkeys(API_URLS, url.rstrip("/"))
 
 
 def _check_address(name: str, url: str) -> None:

@@ -86,6 +86,7 @@ CREATE TABLE connections (
         (CASE WHEN next_refresh_at IS NULL THEN NULL ELSE GREATEST(next_refresh_at, not_before) END) STORED,
     queued_until timestamptz,
     frozen boolean NOT NULL DEFAULT false,
+    taken_over boolean NOT NULL DEFAULT true,
     failures integer NOT NULL DEFAULT 0,
     suspect_since timestamptz,
     needs_reauth_since timestamptz,
@@ -96,7 +97,8 @@ CREATE TABLE connections (
     event_sequence bigint NOT NULL DEFAULT 0,
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT connections_pkey PRIMARY KEY (id),
-    CONSTRAINT connections_app_id_realm_hash_key UNIQUE (app_id, realm_hash)
+    CONSTRAINT connections_app_id_realm_hash_key UNIQUE (app_id, realm_hash),
+    CONSTRAINT connections_taken_over_check CHECK (taken_over OR frozen)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX connections_due_idx ON connections (app_id, due_at, id) WHERE due_at IS NOT NULL AND NOT frozen;
 CREATE INDEX connections_suspect_since_idx ON connections (app_id, suspect_since) WHERE suspect_since IS NOT NULL;
@@ -246,7 +248,7 @@ _CONNECTION_STATUS = """
 CREATE VIEW connection_status AS
 SELECT c.id, a.environment, c.label,
        ARRAY(SELECT x.external_id FROM external_ids x WHERE x.connection_id = c.id ORDER BY 1) AS external_ids,
-       c.status, c.frozen OR COALESCE((SELECT g.frozen FROM control g), false) AS frozen,
+       c.status, c.taken_over, c.frozen OR COALESCE((SELECT g.frozen FROM control g), false) AS frozen,
        ARRAY(SELECT h.reason FROM sync_holds h WHERE h.connection_id = c.id ORDER BY 1) AS holds,
        c.needs_reauth_since, c.last_refreshed_at, c.last_outcome, c.last_reason, c.due_at, c.access_expires_at,
        c.refresh_expires_at, c.hard_expires_at

@@ -10,12 +10,17 @@ from qbo_refresh import sealing
 from tests.support.servers import MISSING, pgbouncer
 from worker import doctor
 from worker.doctor import State
+from worker.exchange import exchange
 from worker.store import control
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from intuit_simulator import Simulator
+    from tests.support.consents import Consents
     from tests.support.fleet import Fleet
     from worker.database import Database
+    from worker.runtime import Runtime
     from worker.settings import Settings
 
 
@@ -154,3 +159,16 @@ def test_a_pooler_between_is_noticed(settings: Settings, database_url: str) -> N
         checks = examined(settings, database_url=SecretStr(url))
     assert "behind PgBouncer" in checks["database"].text
     assert checks["connections"].state is State.SKIPPED
+
+
+def test_a_consents_copy_is_not_taken_for_a_connections_of_the_same_number(
+    fleet: Fleet, settings: Settings, consents: Consents, start_worker: Callable[..., Runtime]
+) -> None:
+    # Fails if every copy in the escrow is opened as a connection's token: seen, "1 of 1 … do not open".
+    authorization_id = consents.accepted("external:acme-1")
+    sequence = "pg_get_serial_sequence('qbo.connections', 'id')"
+    fleet.db.execute(f"SELECT setval({sequence}, %(id)s, false)", {"id": authorization_id})
+    assert exchange(start_worker().exchanger, authorization_id).connection_id == authorization_id
+    assert examined(settings)["escrow"].text == "1 sampled copies in Redis open"
+    other = settings.model_copy(update={"token_keys": SecretStr(f"test:{sealing.new_key()}")})
+    assert examined(other)["escrow"].state is State.WRONG

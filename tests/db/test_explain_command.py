@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 from qbo_refresh.secret import Secret
 from tests.support.attempts import FORCED, NEW_TOKEN
 from worker.attempt import Trigger
+from worker.ending import disconnect
 from worker.errors import Facts, GrantRejected, OutcomeUnknown
 from worker.refresh import refresh
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.attempts import Attempts
     from tests.support.commands import Run
+    from tests.support.consents import Consents
     from tests.support.fleet import Connected, Fleet
+    from worker.runtime import Runtime
 
 CONFIRMED = timedelta(minutes=16)
 
@@ -131,3 +136,28 @@ def test_moments_that_no_clock_shows_are_not_known(run: Run, fleet: Fleet) -> No
     status, out, _ = run("explain", str(connected.id))
     assert status == 0
     assert "not known (the refresh token" in out
+
+
+def test_consents_and_revocations_that_wait_are_told_by_explain_status_and_doctor(
+    run: Run, fleet: Fleet, consents: Consents, start_worker: Callable[..., Runtime]
+) -> None:
+    healthy, ended = fleet.connect(2)
+    consents.accepted(healthy.id, healthy.realm_id)
+    fleet.simulator.fault("unavailable", endpoint="revoke")
+    disconnect(start_worker().ender, ended.id)
+    assert not any("oldest" in problem for problem in json.loads(run("status", "--json")[1])["problems"])
+    fleet.let_pass(timedelta(hours=2))
+    status, out, _ = run("status", "--check")
+    assert status == 1
+    assert "1 consents wait to be exchanged, the oldest for 2 h" in out
+    assert "1 tokens of ended connections wait to be revoked, the oldest for 2 h" in out
+    out = run("status")[1]
+    assert "1 wait, the oldest 2 h ago" in out
+    assert "1 not acknowledged by Intuit, the oldest 2 h ago" in out
+    doctor = [json.loads(line) for line in run("doctor", "--offline", "--json")[1].splitlines()]
+    (waiting,) = (check for check in doctor if check["check"] == "waiting")
+    assert waiting["state"] == "wrong"
+    assert waiting["text"].startswith("1 consents not exchanged since ")
+    assert "its code was not presented yet" in run("explain", str(healthy.id))[1]
+    assert "Intuit has not acknowledged it, 1 tries so far" in " ".join(run("explain", str(ended.id))[1].split())
+    assert len(json.loads(run("explain", str(healthy.id), "--json")[1])["consents"]) == 1

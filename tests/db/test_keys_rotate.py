@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,8 +12,11 @@ import redis
 from qbo_refresh import sealing
 from qbo_refresh.sealing import Field, Keyring, key_id_of, realm_place
 from tests.support.attempts import FORCED, Attempts
+from tests.support.seams import Killed, killed, with_seam
 from worker.attempt import Source, Trigger
+from worker.ending import disconnect, revoke_due
 from worker.escrow import RedisEscrow
+from worker.exchange import exchange
 from worker.refresh import refresh
 from worker.resealing import Resealer
 
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from qbo_refresh.sealing import Place
     from qbo_refresh.secret import Secret
     from tests.support.commands import Run
+    from tests.support.consents import Consents
     from tests.support.fleet import Connected, Fleet
     from worker.runtime import Runtime
 
@@ -211,3 +217,37 @@ def test_rotations_amid_refreshes_and_an_import_lose_no_token(
         realm = keyring.open(row.realm_id, realm_place("sandbox", row.id))
         assert fleet.lookup.realm_hash(realm) == row.realm_hash
     assert all(candidate.source != Source.LATE_SAVE for each in connected for candidate in fleet.candidates(each.id))
+
+
+def test_consents_on_their_way_and_tokens_to_be_revoked_are_sealed_anew_and_still_work(
+    both: Run, fleet: Fleet, consents: Consents, start_worker: Callable[..., Runtime]
+) -> None:
+    # Fails without OTHERS in `worker.store.resealing`: seen, 'old' is called removable, and the consent is unreadable.
+    (ended,) = fleet.connect()
+    fleet.simulator.fault("unavailable", endpoint="revoke")
+    old = start_worker()
+    disconnect(old.ender, ended.id)
+    fleet.simulator.clear_faults()
+    authorization_id = consents.accepted("external:acme-1")
+    found = json.loads(both("keys", "rotate", "--json")[1])
+    assert found["consents_and_revocations"] == 3
+    assert (found["blobs_by_key"].get("old"), found["removable"]) == (None, ["old"])
+    new = start_worker(TOKEN_KEYS=NEW)
+    assert exchange(new.exchanger, authorization_id).outcome == "connected"
+    fleet.let_pass(timedelta(hours=1))
+    assert revoke_due(new.ender) == 1
+    assert not fleet.state(ended).alive
+
+
+def test_a_key_that_only_the_copy_of_a_consent_needs_is_not_removable(
+    both: Run, fleet: Fleet, consents: Consents, start_worker: Callable[..., Runtime]
+) -> None:
+    old = start_worker()
+    dying = replace(old.exchanger, refresher=with_seam(old.refresher, "escrow", "put", after=killed))
+    authorization_id = consents.accepted("external:acme-1")
+    with pytest.raises(Killed):
+        exchange(dying, authorization_id)
+    found = json.loads(both("keys", "rotate", "--json")[1])
+    assert (found["blobs_by_key"].get("old"), found["escrow_by_key"], found["removable"]) == (None, {"old": 1}, [])
+    fleet.let_pass(timedelta(seconds=61))
+    assert exchange(start_worker(TOKEN_KEYS=f"{NEW},{OLD}").exchanger, authorization_id).outcome == "connected"

@@ -209,7 +209,7 @@ class Lives(RuleBasedStateMachine):
             freezing.set_all_frozen(self.fleet.db, frozen=frozen, reason=None)
         else:
             freezing.set_frozen(
-                self.fleet.db, frozen=frozen, connection_id=self.customers[number].connected.id, label=None
+                self.fleet.db, freezing.Choice(connection_id=self.customers[number].connected.id), frozen=frozen
             )
 
     @rule()

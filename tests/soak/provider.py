@@ -142,3 +142,7 @@ class Intuit:
     def revoke(self, refresh_token: Secret, *, client_id: str, client_secret: Secret, gate: Gate) -> bool:  # noqa: ARG002  # the port's
         """Nobody disconnects in a soak."""
         raise AssertionError("a soak revokes nothing")
+
+    def is_of_company(self, access_token: Secret, realm_id: Secret, *, environment: str, gate: Gate) -> bool | None:  # noqa: ARG002  # the port's
+        """Nobody connects in a soak."""
+        raise AssertionError("a soak connects nobody")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import signal
+import sys
 import threading
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,7 +19,7 @@ from qbo_refresh.errors import ConsentFailed, TemporarilyUnavailable, WrongRealm
 from tests.support.people import consent
 from tests.support.processes import PATIENCE_S, eventually
 from tests.system.conftest import assert_without_secrets
-from worker.queues import ADHOC, DISCONNECT, DISCONNECT_HINT, DISPATCH_DUE
+from worker.queues import ADHOC, DISCONNECT, DISCONNECT_HINT, DISPATCH_DUE, EXCHANGE
 
 if TYPE_CHECKING:
     import redis
@@ -116,6 +120,31 @@ def test_a_worker_killed_with_a_code_in_flight_leaves_a_clear_answer(fleet: Flee
     assert answer.reason == "answer_lost"
     assert fleet.simulator.check().exchanges == 1
     assert connect("external:acme-1").connection_id
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the pool's child in /proc")
+def test_row_22_sigterm_with_a_code_in_flight_waits_for_the_save(
+    fleet: Fleet, consents: Consents, programs: Programs, another_app: Celery
+) -> None:
+    # To the child of a prefork pool, whose tasks run in a main thread. Fails without `deferred()` in `exchange`: seen,
+    # the child dies with the grant, and the consent is lost.
+    authorization_id = consents.accepted("external:acme-1")
+    worker = programs.ready_worker("-P", "prefork", "-c", "1")
+    frozen = fleet.simulator.fault("freeze", rotate=True, count=1)
+    another_app.send_task(EXCHANGE, args=[authorization_id], queue=ADHOC)
+    eventually(fleet.simulator.in_flight)
+    children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
+    assert children
+    for child in children:
+        os.kill(int(child), signal.SIGTERM)
+    fleet.simulator.clear_fault(frozen)
+    ended = "SELECT outcome, connection_id FROM qbo.authorizations WHERE finished_at IS NOT NULL"
+    (row,) = eventually(lambda: fleet.db.execute(ended).all())
+    assert row.outcome == "connected"
+    (state,) = fleet.simulator.states()
+    assert fleet.token(row.connection_id) == state.refresh_token
+    assert fleet.simulator.check().calls == 1
+    eventually(lambda: not {child for child in children if Path(f"/proc/{child}").exists()})
 
 
 def test_a_callback_whose_message_was_lost_is_taken_up_by_the_sweep(

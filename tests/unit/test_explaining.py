@@ -42,6 +42,7 @@ ROW = Row(
     due_at=NOW + 23 * HOUR,
     queued_until=None,
     frozen=False,
+    taken_over=True,
     failures=0,
     suspect_since=None,
     needs_reauth_since=None,

@@ -30,6 +30,8 @@ COMMANDS = {
     "delete": "worker.cli.endings:delete",
     "freeze": "worker.cli.connection:freeze",
     "thaw": "worker.cli.connection:thaw",
+    "take-over": "worker.cli.cutover:take_over",
+    "hand-back": "worker.cli.cutover:hand_back",
     "hold": "worker.cli.holds:hold",
     "resume": "worker.cli.holds:resume",
     "events": "worker.cli.events:events",

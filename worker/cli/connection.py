@@ -71,10 +71,16 @@ def refresh(*, connection: str, max_age: int, as_json: bool) -> int:
     return 0 if result.outcome is Outcome.REFRESHED or fresh else 1
 
 
-def _target(function: click.decorators.FC) -> click.decorators.FC:
+def chosen(function: click.decorators.FC) -> click.decorators.FC:
+    """Add the arguments that say which connections, and `--json`."""
     for option in (
         json_option,
-        click.option("--all", "everything", is_flag=True, help="Everything, new connections too."),
+        click.option(
+            "--share",
+            type=click.IntRange(1, 100),
+            metavar="PERCENT",
+            help="So many in a hundred, of a --label or of all: always the same ones, and a larger share only adds.",
+        ),
         click.option("--label", help="The connections with this label."),
         click.argument("connection", required=False),
     ):
@@ -82,41 +88,66 @@ def _target(function: click.decorators.FC) -> click.decorators.FC:
     return function
 
 
-@click.command()
-@_target
-@click.option("--reason", help="Why, for those who find it frozen (with --all).")
-def freeze(*, connection: str | None, label: str | None, everything: bool, reason: str | None, as_json: bool) -> None:
-    """Stop refreshing one CONNECTION, those of a --label, or --all. Attempts under way finish."""
-    _set_frozen(connection, label, everything=everything, frozen=True, reason=reason, as_json=as_json)
+def choice(
+    db: Database, config: Settings, *, connection: str | None, label: str | None, share: int | None
+) -> fleet.Choice:
+    """Return which connections the arguments name.
 
-
-@click.command()
-@_target
-def thaw(*, connection: str | None, label: str | None, everything: bool, as_json: bool) -> None:
-    """Refresh one CONNECTION, those of a --label, or --all again.
-
-    --all lifts the general freeze alone: connections that were frozen one by one, or by label, stay so.
+    Raises:
+        UnknownConnection: A name, or a label, of none.
     """
-    _set_frozen(connection, label, everything=everything, frozen=False, reason=None, as_json=as_json)
+    if label is not None and not fleet.has_label(db, label):
+        raise UnknownConnection(f"No connection has the label {label!r}: `qbo-refresh list` shows them.")
+    return fleet.Choice(resolve(db, config, connection) if connection else None, label, share)
+
+
+_everything = click.option("--all", "everything", is_flag=True, help="Everything, new connections too.")
+
+
+@click.command()
+@chosen
+@_everything
+@click.option("--reason", help="Why, for those who find it frozen (with --all).")
+def freeze(
+    *, connection: str | None, label: str | None, share: int | None, everything: bool, reason: str | None, as_json: bool
+) -> None:
+    """Stop refreshing one CONNECTION, those of a --label, a --share, or --all. Attempts under way finish."""
+    if reason is not None and not everything:
+        raise click.UsageError("--reason goes with --all.")
+    _set_frozen(connection, label, share, everything=everything, frozen=True, reason=reason, as_json=as_json)
+
+
+@click.command()
+@chosen
+@_everything
+def thaw(*, connection: str | None, label: str | None, share: int | None, everything: bool, as_json: bool) -> None:
+    """Refresh one CONNECTION, those of a --label, a --share, or --all again.
+
+    --all lifts the general freeze alone: connections that were frozen one by one, by label or by share stay so.
+    """
+    _set_frozen(connection, label, share, everything=everything, frozen=False, reason=None, as_json=as_json)
 
 
 def _set_frozen(
-    connection: str | None, label: str | None, *, everything: bool, frozen: bool, reason: str | None, as_json: bool
+    connection: str | None,
+    label: str | None,
+    share: int | None,
+    *,
+    everything: bool,
+    frozen: bool,
+    reason: str | None,
+    as_json: bool,
 ) -> None:
-    if sum((connection is not None, label is not None, everything)) != 1:
-        raise click.UsageError("Name one of these: a CONNECTION, --label LABEL, or --all.")
-    if reason is not None and not everything:
-        raise click.UsageError("--reason goes with --all.")
+    if sum((connection is not None, label is not None or share is not None, everything)) != 1:
+        raise click.UsageError("Name one of these: a CONNECTION, --label LABEL and/or --share PERCENT, or --all.")
     config = settings.load()
     with open_database(config) as db:
-        connection_id = resolve(db, config, connection) if connection else None
+        which = choice(db, config, connection=connection, label=label, share=share)
         if everything:
             changed = int(fleet.set_all_frozen(db, frozen=frozen, reason=reason))
         else:
-            if label is not None and not fleet.has_label(db, label):
-                raise UnknownConnection(f"No connection has the label {label!r}: `qbo-refresh list` shows them.")
-            changed = fleet.set_frozen(db, frozen=frozen, connection_id=connection_id, label=label)
-        running = fleet.leased_now(db, connection_id=connection_id, label=label) if frozen else 0
+            changed = fleet.set_frozen(db, which, frozen=frozen)
+        running = fleet.leased_now(db, which) if frozen else 0
     word = "frozen" if frozen else "thawed"
     if as_json:
         print_json({"changed": changed, "frozen": frozen, "attempts_under_way": running})

@@ -94,6 +94,8 @@ def _facts(story: Story, prospect: Prospect | None) -> dict[str, Any]:
         "connection": row,
         "holds": [dataclasses.asdict(each) for each in story.holds],
         "candidates": [dataclasses.asdict(each) for each in story.candidates],
+        "consents": [dataclasses.asdict(each) for each in story.consents],
+        "revocations": [dataclasses.asdict(each) for each in story.revocations],
         "events": [dataclasses.asdict(each) for each in story.events],
         "attempts": [dataclasses.asdict(each) for each in story.attempts],
         "attempts_not_shown": story.earlier,

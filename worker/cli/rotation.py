@@ -54,6 +54,7 @@ def rotate(*, dry_run: bool, as_json: bool) -> int:
                 "first_key": keyring.key_ids[0],
                 "connections": report.sealed,
                 "candidates": report.sealed_candidates,
+                "consents_and_revocations": report.sealed_others,
                 "changed_meanwhile": report.overtaken,
                 "unreadable_blobs": report.shut_blobs,
                 "unreadable_connections": report.shut,
@@ -71,6 +72,8 @@ def rotate(*, dry_run: bool, as_json: bool) -> int:
 def _told(report: Report, key_ids: tuple[str, ...], removable: list[str], *, dry_run: bool) -> Iterator[str]:
     would = "would be " if dry_run else ""
     yield f"{report.sealed} connections and {report.sealed_candidates} candidates {would}sealed with {key_ids[0]!r}."
+    if report.sealed_others:
+        yield f"{report.sealed_others} values of consents on their way and of tokens to be revoked {would}sealed, too."
     if report.overtaken:
         yield f"{report.overtaken} changed meanwhile and were looked at again."
     if report.shut_blobs:

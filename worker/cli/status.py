@@ -67,6 +67,10 @@ def _facts(found: Health) -> dict[str, Any]:
         "impossible_leases": count(lambda total: total.impossible_leases),
         "held": control.held,
         "untried_candidates": control.candidates,
+        "consents_waiting": control.consents,
+        "oldest_consent": control.consents_since,
+        "unacknowledged_revocations": control.revocations,
+        "oldest_revocation": control.revocations_since,
         "attempted_last_hour": found.by_outcome(lambda total: total.attempted_hour),
         "attempted_last_day": found.by_outcome(lambda total: total.attempted_day),
         "last_sweep": control.swept_at,
@@ -107,6 +111,9 @@ def _print_status(found: Health) -> None:
         "database": _database(found),
         "syncs held": _listed(facts["held"]).strip(" ()") or "none",
         "candidates": f"{facts['untried_candidates']} untried",
+        "consents": f"{facts['consents_waiting']} wait, the oldest {from_now(facts['oldest_consent'], at)}",
+        "revocations": f"{facts['unacknowledged_revocations']} not acknowledged by Intuit,"
+        f" the oldest {from_now(facts['oldest_revocation'], at)}",
         "last hour": _listed(facts["attempted_last_hour"]).strip(" ()") or "no attempts",
         "last 24 h": _listed(facts["attempted_last_day"]).strip(" ()") or "no attempts",
         "last sweep": from_now(facts["last_sweep"], at) or "never",
@@ -119,7 +126,12 @@ def _print_status(found: Health) -> None:
         "second writer": f"seen for {facts['second_writers']} connections within a week",
         "queues": _listed(queued).strip(" ()") if queued is not None else "unknown: Redis is away",
     }
-    for name, number in (("old secret", "refreshed_with_previous_secret"), ("second writer", "second_writers")):
+    for name, number in (
+        ("consents", "consents_waiting"),
+        ("revocations", "unacknowledged_revocations"),
+        ("old secret", "refreshed_with_previous_secret"),
+        ("second writer", "second_writers"),
+    ):
         if not facts[number]:
             del lines[name]
     for name, text in lines.items():

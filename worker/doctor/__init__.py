@@ -76,6 +76,7 @@ _CHECKS: tuple[tuple[str, Callable[[Patient], str]], ...] = (
     ("control", tables.frozen),
     ("same database", tables.identity),
     ("leases", tables.leases),
+    ("waiting", tables.waiting),
     ("connections", tables.connections),
     ("redis", servers.redis),
     ("redis memory", servers.eviction),

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from qbo_refresh.errors import QboRefreshError
 from qbo_refresh.sealing import Field, Place
-from worker.attempt import Received
 from worker.doctor.patient import Skipped, Wrong
 from worker.escrow import RedisEscrow
 from worker.store import control, inspection
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qbo_refresh.sealing import Keyring
+    from worker.attempt import Received
     from worker.doctor.patient import Patient
 
 SAMPLE = 200
@@ -52,8 +52,14 @@ def escrow(patient: Patient) -> str:
     """Check that a sample of the copies in Redis opens; none is a fault of a connection."""
     db, keyring = patient.database(), patient.config.keyring()
     found = list(RedisEscrow(patient.config.redis()).sample(SAMPLE))
-    environments = inspection.environments(db, [each.connection_id for each in found if isinstance(each, Received)])
-    shut = [each for each in found if not _copy_opens(keyring, each, environments)]
+    # Grant 0 is the consent of that number.
+    grants = [each for each in found if each is not None and each.grant_number]
+    consents = [each for each in found if each is not None and not each.grant_number]
+    of_grants = inspection.environments(db, [each.connection_id for each in grants])
+    of_consents = inspection.consent_environments(db, [each.connection_id for each in consents])
+    shut: list[object] = [None] * found.count(None)
+    shut += [each for each in grants if not _copy_opens(keyring, each, Field.REFRESH_TOKEN, of_grants)]
+    shut += [each for each in consents if not _copy_opens(keyring, each, Field.CONSENTED_REFRESH_TOKEN, of_consents)]
     if shut:
         raise Wrong(
             f"{len(shut)} of {len(found)} sampled copies in the escrow do not open: a key was taken out of TOKEN_KEYS"
@@ -63,13 +69,11 @@ def escrow(patient: Patient) -> str:
     return f"{len(found)} sampled copies in Redis open" if found else "no copies in Redis"
 
 
-def _copy_opens(keyring: Keyring, found: Received | None, environments: Mapping[int, str]) -> bool:
-    if found is None:
-        return False
+def _copy_opens(keyring: Keyring, found: Received, kind: Field, environments: Mapping[int, str]) -> bool:
     environment = environments.get(found.connection_id)
     if environment is None:
-        return True  # of a connection that is not there any more: nobody will ask for it
-    place = Place(environment, found.connection_id, found.grant_number, Field.REFRESH_TOKEN)
+        return True  # of one that is not there any more: nobody will ask for it
+    place = Place(environment, found.connection_id, found.grant_number, kind)
     try:
         keyring.open(found.refresh_token, place)
     except QboRefreshError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -9,13 +10,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from worker import reaching, schema
 from worker.database import Database, DatabaseUnavailable
 from worker.doctor.patient import Skipped, Wrong
-from worker.store import control, inspection
+from worker.store import control, inspection, totals
 from worker.store.control import Identity
 
 if TYPE_CHECKING:
     from worker.doctor.patient import Patient
 
 OLDEST_POSTGRES = 14
+UNEXCHANGED, UNREVOKED = timedelta(minutes=10), timedelta(hours=1)
 _SHOWN = 5
 WORKERS_CONNECTIONS = 25  # a worker of 20 threads, a sweep, and this program
 
@@ -113,6 +115,21 @@ def leases(patient: Patient) -> str:
             " clock back."
         )
     return "none ends later than it can"
+
+
+def waiting(patient: Patient) -> str:
+    """Check that consents are exchanged and ended grants revoked."""
+    found = totals.control(patient.database())
+    parts = [
+        (f"{found.consents} consents not exchanged", found.consents_since, UNEXCHANGED),
+        (f"{found.revocations} tokens not revoked yet", found.revocations_since, UNREVOKED),
+    ]
+    late = [
+        f"{what} since {since:%Y-%m-%d %H:%M %Z}" for what, since, most in parts if since and found.at - since > most
+    ]
+    if late:
+        raise Wrong(f"{' and '.join(late)}: are workers and beat running, and can they reach Intuit?")
+    return f"{found.consents} consents and {found.revocations} revocations on their way"
 
 
 def connections(patient: Patient) -> str:

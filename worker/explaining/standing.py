@@ -32,13 +32,21 @@ def standing(story: Story) -> Iterator[tuple[str, str]]:
     untried = sum(candidate.tried_at is None for candidate in story.candidates)
     if untried:
         yield "candidates", f"{untried} that may be the live token, not tried yet"
+    for consent in story.consents:
+        why = f"; {consent.reason}" if consent.reason else ""
+        code = "its code was presented" if consent.presented_at else "its code was not presented yet"
+        yield "consent", f"called back {when(consent.used_at, row.at)}, {code}{why}"
+    for revocation in story.revocations:
+        tries = f", {revocation.failures} tries so far" if revocation.failures else ""
+        yield "to revoke", f"a token of {when(revocation.created_at, row.at)}; Intuit has not acknowledged it{tries}"
     if row.second_writer_at is not None or row.is_foreign:
         seen = f" (seen {when(row.second_writer_at, row.at)})" if row.second_writer_at else ""
         yield "writer", f"somebody else refreshed this grant, too{seen}: stop the old system, or the copy"
     if row.is_leased and row.leased_until is not None:
         yield "lease", f"held by {row.attempt_worker or 'an unknown worker'} until {when(row.leased_until, row.at)}"
     if row.frozen:
-        yield "frozen", "yes: not refreshed until it is thawed"
+        whose = "" if row.taken_over else ", and not taken over: an old refresher has it"
+        yield "frozen", f"yes: not refreshed until it is thawed{whose}"
 
 
 def _status(row: Row) -> str:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import quote_plus
+from urllib.parse import quote, quote_plus
 
 from worker import clock, tokens
 from worker.errors import (
@@ -35,6 +35,7 @@ _CLIENT_CODES = frozenset({"invalid_client", "unauthorized_client"})
 # RFC 6749 section 5.2, less the two above and invalid_grant. Any other code is reported as `unheard_of`: what a
 # stranger writes into an answer does not go into our ledger, logs and metrics.
 _REQUEST_CODES = frozenset({"invalid_request", "invalid_scope", "unsupported_grant_type"})
+_PLAIN_JSON = {"Accept": "application/json", "Accept-Encoding": "identity"}
 _LONGEST_TID = 100
 _NOT_OF_A_TID = re.compile(r"[^0-9A-Za-z._-]+")
 
@@ -81,6 +82,9 @@ class TokenEndpoint(Protocol):
 
     def revoke(self, refresh_token: Secret, *, client_id: str, client_secret: Secret, gate: Gate) -> bool:
         """End a grant; True if it is gone."""
+
+    def is_of_company(self, access_token: Secret, realm_id: Secret, *, environment: str, gate: Gate) -> bool | None:
+        """Tell whether a grant is for this company; None if nobody can tell now."""
 
 
 class IntuitEndpoint:
@@ -143,15 +147,30 @@ class IntuitEndpoint:
         answer = self._post(self._endpoint.revoke_url, headers, body, gate)
         return answer.status in (HTTPStatus.OK, HTTPStatus.BAD_REQUEST)
 
-    def _post(self, url: str, headers: Mapping[str, str], body: bytes, gate: Gate) -> RawAnswer:
-        call = Call(clock.boottime() + gate.deadline.total_seconds(), gate.check, self._idle_limit_s)
+    def is_of_company(self, access_token: Secret, realm_id: Secret, *, environment: str, gate: Gate) -> bool | None:
+        """Ask QuickBooks for the company's own record: it answers only to a token of that company.
+
+        None if nobody can tell now: no answer, too little of the lease left, or any other answer than 200, 401 and 403.
+        """
+        realm = quote(realm_id.reveal(), safe="")
+        if not realm.strip("."):
+            return False  # no company, and in a path another place
+        url = f"{self._endpoint.api_urls[environment]}/v3/company/{realm}/companyinfo/{realm}"
+        headers = {"Authorization": f"Bearer {access_token.reveal()}", **_PLAIN_JSON}
         try:
-            return self._transport().post(
-                url,
-                headers={"Accept": "application/json", "Accept-Encoding": "identity", **headers},
-                body=body,
-                call=call,
-            )
+            answer = self._transport().get(url, headers=headers, call=self._call(gate))
+        except (NotSent, Interrupted, LeaseSpent):
+            return None
+        if answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            return False
+        return True if answer.status == HTTPStatus.OK else None
+
+    def _call(self, gate: Gate) -> Call:
+        return Call(clock.boottime() + gate.deadline.total_seconds(), gate.check, self._idle_limit_s)
+
+    def _post(self, url: str, headers: Mapping[str, str], body: bytes, gate: Gate) -> RawAnswer:
+        try:
+            return self._transport().post(url, headers={**_PLAIN_JSON, **headers}, body=body, call=self._call(gate))
         except NotSent:
             raise Unavailable("unreachable") from None
         except Interrupted:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # It warns of malformed headers and quotes what follows them, which may be the body with the tokens.
 logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
+# And this one writes down every path: that of a company has the realm id in it.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 BODY_CAP_BYTES = 64 * 1024
 _LATE_AT_MOST_BYTES = 2 * BODY_CAP_BYTES
@@ -262,7 +264,18 @@ class Transport:
         self._targets: dict[str, tuple[HTTPConnectionPool, str]] = {}
 
     def post(self, url: str, *, headers: Mapping[str, str], body: bytes, call: Call) -> RawAnswer:
-        """Send one POST and read its answer: no redirects, no retries, no cookies, no proxies or netrc of the system.
+        """Send one POST and read its answer. See `_send`."""
+        return self._send("POST", url, {**headers, "Content-Length": str(len(body))}, body, call)
+
+    def get(self, url: str, *, headers: Mapping[str, str], call: Call) -> RawAnswer:
+        """Send one GET and read its answer. See `_send`; targets that are many are not kept."""
+        try:
+            return self._send("GET", url, headers, None, call)
+        finally:
+            self._targets.pop(url, None)
+
+    def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, call: Call) -> RawAnswer:
+        """Send one request and read its answer: no redirects, retries, cookies, and no proxies or netrc of the system.
 
         Raises:
             NotSent: No byte was handed to the socket; what `before_first_byte` raised passes through unchanged.
@@ -273,10 +286,10 @@ class Transport:
             pool, target = self._target(url)
             return _read(
                 pool.urlopen(
-                    "POST",
+                    method,
                     target,
                     body=body,
-                    headers={**headers, "Content-Length": str(len(body))},
+                    headers=dict(headers),
                     retries=False,
                     redirect=False,
                     assert_same_host=False,

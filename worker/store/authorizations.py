@@ -109,11 +109,12 @@ def claim(
         row = db.execute(_CLAIM, values).one_or_none()
         if row is None:
             return None
-        known = _of_realm(db, called.app_id, realm_hash)
-        if not row.before and _is_another(_expected(db, row), known):
+        known, expected = _of_realm(db, called.app_id, realm_hash), _expected(db, row)
+        if not row.before and _is_another(expected, known):
             _finish(db, called.authorization_id, Authorized.REFUSED, "wrong_realm", other=known)
             return None
-    return Consent(called, lease_id, realm_hash, row.claimed_at, opened_at, row.before, row.used_at)
+    named = expected is not None and expected == known
+    return Consent(called, lease_id, realm_hash, row.claimed_at, opened_at, row.before, row.used_at, named)
 
 
 def _of_realm(db: Database, app_id: int, realm_hash: bytes) -> int | None:
@@ -273,7 +274,7 @@ UPDATE qbo.connections c SET
     hard_expires_at = now() - %(ago)s::interval + %(hard_lifetime)s::interval,
     expiry_told_days = NULL, second_writer_at = NULL, last_secret = %(secret)s,
     lease_id = NULL, leased_until = NULL, in_doubt = false, queued_until = NULL,
-    failures = 0, suspect_since = NULL, needs_reauth_since = NULL, not_before = NULL,
+    failures = 0, suspect_since = NULL, needs_reauth_since = NULL, not_before = NULL, taken_over = true,
     next_refresh_at = now() + %(next_refresh_in)s::interval, last_refreshed_at = now(),
     last_outcome = 'refreshed', last_reason = NULL
 WHERE c.id = %(id)s

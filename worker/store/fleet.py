@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbo_refresh.errors import QboRefreshError
@@ -43,16 +44,71 @@ def has_label(db: Database, label: str) -> bool:
     return bool(row.found)
 
 
-_ONLY = "(%(id)s::bigint IS NULL OR id = %(id)s) AND (%(label)s::text IS NULL OR label = %(label)s)"
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which connections; what is None does not count.
+
+    Attributes:
+        share: So many in a hundred, by a hash of the id: a larger share has all of a smaller one, and more.
+    """
+
+    connection_id: int | None = None
+    label: str | None = None
+    share: int | None = None
 
 
-def set_frozen(db: Database, *, frozen: bool, connection_id: int | None = None, label: str | None = None) -> int:
-    """Freeze or thaw one connection or those of a label, and return how many changed."""
-    statement = f"UPDATE qbo.connections SET frozen = %(frozen)s WHERE frozen <> %(frozen)s AND {_ONLY}"  # noqa: S608  # constants
-    changed = db.execute(statement, {"frozen": frozen, "id": connection_id, "label": label}).rowcount
+_CHOSEN = """
+    (%(id)s::bigint IS NULL OR c.id = %(id)s) AND (%(label)s::text IS NULL OR c.label = %(label)s)
+    AND (%(share)s::int IS NULL
+         OR ('x' || encode(substr(sha256(c.id::text::bytea), 1, 4), 'hex'))::bit(32)::bigint %% 100 < %(share)s)
+"""
+
+
+def _values(choice: Choice) -> dict[str, int | str | None]:
+    return {"id": choice.connection_id, "label": choice.label, "share": choice.share}
+
+
+def set_frozen(db: Database, choice: Choice, *, frozen: bool) -> int:
+    """Freeze or thaw connections, and return how many changed. What is thawed is taken over."""
+    statement = (
+        "UPDATE qbo.connections c SET frozen = %(frozen)s, taken_over = taken_over OR NOT %(frozen)s"  # noqa: S608  # constants
+        f" WHERE frozen <> %(frozen)s AND {_CHOSEN}"
+    )
+    changed = db.execute(statement, _values(choice) | {"frozen": frozen}).rowcount
     if changed and not frozen:
         db.execute("UPDATE qbo.control SET thawed_at = now()")
     return changed
+
+
+def take_over(db: Database, choice: Choice) -> int:
+    """Mark connections so that an old refresher leaves them alone, frozen as they are; return how many changed."""
+    return db.execute(
+        f"UPDATE qbo.connections c SET taken_over = true WHERE NOT taken_over AND {_CHOSEN}",  # noqa: S608  # constants
+        _values(choice),
+    ).rowcount
+
+
+# As `export` tells whether the row's token is the live one.
+_AT_REST = """
+    c.frozen AND c.refresh_token IS NOT NULL AND c.lease_id IS NULL AND NOT c.in_doubt AND NOT EXISTS (
+        SELECT FROM qbo.candidates x
+        WHERE x.connection_id = c.id AND x.grant_number = c.grant_number AND x.tried_at IS NULL)
+"""
+
+
+def hand_back(db: Database, choice: Choice) -> tuple[int, list[int]]:
+    """Give connections back to an old refresher; return how many changed, and which are not at rest and stay."""
+    with db.transaction():
+        changed = db.execute(
+            f"UPDATE qbo.connections c SET taken_over = false WHERE taken_over AND {_AT_REST} AND {_CHOSEN}",  # noqa: S608  # constants
+            _values(choice),
+        ).rowcount
+        stay = db.execute(
+            f"SELECT c.id FROM qbo.connections c WHERE taken_over AND refresh_token IS NOT NULL AND {_CHOSEN}"  # noqa: S608  # constants
+            " ORDER BY c.id",
+            _values(choice),
+        )
+        return changed, [row.id for row in stay]
 
 
 def set_all_frozen(db: Database, *, frozen: bool, reason: str | None) -> bool:
@@ -73,11 +129,11 @@ def set_all_frozen(db: Database, *, frozen: bool, reason: str | None) -> bool:
     return changed.rowcount == 1
 
 
-def leased_now(db: Database, *, connection_id: int | None = None, label: str | None = None) -> int:
+def leased_now(db: Database, choice: Choice) -> int:
     """Return how many of these have an attempt under way: a freeze lets those finish."""
     row = db.execute(
-        f"SELECT count(*) AS n FROM qbo.connections WHERE leased_until > now() AND {_ONLY}",  # noqa: S608  # constants
-        {"id": connection_id, "label": label},
+        f"SELECT count(*) AS n FROM qbo.connections c WHERE leased_until > now() AND {_CHOSEN}",  # noqa: S608  # constants
+        _values(choice),
     ).one()
     return int(row.n)
 

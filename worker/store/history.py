@@ -53,6 +53,7 @@ class Row:
     due_at: datetime | None
     queued_until: datetime | None
     frozen: bool
+    taken_over: bool
     failures: int
     suspect_since: datetime | None
     needs_reauth_since: datetime | None
@@ -78,8 +79,9 @@ SELECT now() AS at, c.id, a.environment, a.client_id, c.label,
        COALESCE(c.known_fingerprint <> c.refresh_token_fingerprint, false) AS is_foreign,
        c.lease_id IS NOT NULL AND c.leased_until > now() AS is_leased, {_SANE.format("leased_until")}, c.in_doubt,
        c.attempt_began_at, c.attempt_worker, {_SANE.format("next_refresh_at")}, {_SANE.format("not_before")},
-       {_SANE.format("due_at")}, c.queued_until, c.frozen, c.failures, c.suspect_since, c.needs_reauth_since,
-       c.last_refreshed_at, c.last_secret, c.last_outcome, c.last_reason, c.created_at, a.throttled_until,
+       {_SANE.format("due_at")}, c.queued_until, c.frozen, c.taken_over, c.failures, c.suspect_since,
+       c.needs_reauth_since, c.last_refreshed_at, c.last_secret, c.last_outcome, c.last_reason, c.created_at,
+       a.throttled_until,
        COALESCE(g.frozen, false) AS everything_frozen, g.frozen_reason,
        (SELECT min(b.probe_at) FROM qbo.app_blocks b WHERE b.app_id = a.id AND b.blocked_at IS NOT NULL) AS probe_at
 FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id LEFT JOIN qbo.control g ON true
@@ -152,6 +154,23 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Consent:
+    """A consent to its company that was called back and is not exchanged yet."""
+
+    used_at: datetime
+    presented_at: datetime | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A token of it that Intuit has not said to be gone."""
+
+    created_at: datetime
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     """What `explain` tells of. `row` is None if only the ledger is left of the connection.
 
@@ -166,6 +185,8 @@ class Story:
     candidates: Sequence[Candidate] = ()
     events: Sequence[Told] = ()
     holds: Sequence[Hold] = ()
+    consents: Sequence[Consent] = ()
+    revocations: Sequence[Revocation] = ()
 
 
 def story(db: Database, connection_id: int, *, limit: int | None) -> Story | None:
@@ -208,7 +229,24 @@ def story(db: Database, connection_id: int, *, limit: int | None) -> Story | Non
                 "SELECT reason, since, note FROM qbo.sync_holds WHERE connection_id = %(id)s ORDER BY since", values
             ),
         ),
+        _all(Consent, db.execute(_CONSENTS, values)),
+        _all(
+            Revocation,
+            db.execute(
+                "SELECT created_at, failures FROM qbo.revocations WHERE connection_id = %(id)s ORDER BY id", values
+            ),
+        ),
     )
+
+
+# A first connection's consent may be to this company, too.
+_CONSENTS = """
+SELECT z.used_at, z.presented_at, z.reason
+FROM qbo.authorizations z LEFT JOIN qbo.connections c ON c.id = %(id)s
+WHERE z.used_at IS NOT NULL AND z.finished_at IS NULL
+  AND (z.connection_id = %(id)s OR z.app_id = c.app_id AND z.realm_hash = c.realm_hash)
+ORDER BY z.id
+"""
 
 
 def _one(kind: type[T], row: Any) -> T:

@@ -105,12 +105,19 @@ SELECT key_id, sum(n)::bigint AS n FROM (
     UNION ALL
     SELECT {_KEY_ID.format(blob="refresh_token")}, count(*) FROM qbo.candidates
     WHERE length(refresh_token) > 2 GROUP BY 1
+    UNION ALL
+    SELECT {_KEY_ID.format(blob="refresh_token")}, count(*) FROM qbo.revocations
+    WHERE length(refresh_token) > 2 GROUP BY 1
+    UNION ALL
+    SELECT {_KEY_ID.format(blob="b.blob")}, count(*)
+    FROM qbo.authorizations z CROSS JOIN LATERAL (VALUES (z.code), (z.realm_id)) AS b (blob)
+    WHERE length(b.blob) > 2 GROUP BY 1
 ) AS blobs GROUP BY key_id ORDER BY n DESC
 """  # noqa: S608  # composed of constants
 
 
 def keys_in_use(db: Database) -> dict[str, int]:
-    """Return key id → how many blobs, those of candidates too, are sealed with it. Goes over every row."""
+    """Return key id → how many blobs, in whatever table, are sealed with it. Goes over every row."""
     return {row.key_id: row.n for row in db.execute(_KEYS_IN_USE)}
 
 
@@ -170,6 +177,16 @@ def environments(db: Database, connection_ids: Sequence[int]) -> dict[int, str]:
         "SELECT c.id, a.environment FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id"
         " WHERE c.id = ANY (%(ids)s::bigint[])",
         {"ids": list(connection_ids)},
+    )
+    return {row.id: row.environment for row in rows}
+
+
+def consent_environments(db: Database, authorization_ids: Sequence[int]) -> dict[int, str]:
+    """Return authorization id → its app's environment, for those that are there."""
+    rows = db.execute(
+        "SELECT z.id, a.environment FROM qbo.authorizations z JOIN qbo.apps a ON a.id = z.app_id"
+        " WHERE z.id = ANY (%(ids)s::bigint[])",
+        {"ids": list(authorization_ids)},
     )
     return {row.id: row.environment for row in rows}
 

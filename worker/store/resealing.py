@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from qbo_refresh.sealing import Field, Place
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -84,36 +86,65 @@ def replace(db: Database, sealed: Sequence[Blobs]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A candidate's sealed token, and where it belongs. It never changes, so that it needs no version."""
+class Kind:
+    """A column outside `connections` that holds sealed values.
 
-    candidate_id: int
-    connection_id: int
-    environment: str
-    grant_number: int
-    refresh_token: bytes = field(repr=False)
+    Attributes:
+        owner: Whose place the values are sealed for, in SQL, and of which grant.
+        app: How to get from `x`, the table, to its app `a`.
+    """
+
+    table: str
+    column: str
+    field: Field
+    owner: str = "x.connection_id"
+    grant: str = "x.grant_number"
+    app: str = "JOIN qbo.apps a ON a.id = x.app_id"
 
 
-_CANDIDATES = f"""
-SELECT x.id AS candidate_id, x.connection_id, a.environment, x.grant_number, x.refresh_token
-FROM qbo.candidates x JOIN qbo.connections c ON c.id = x.connection_id JOIN qbo.apps a ON a.id = c.app_id
-WHERE x.id > %(after)s AND {_OLD.format("x.refresh_token")} ORDER BY x.id LIMIT %(limit)s
-"""  # noqa: S608  # composed of constants
+CANDIDATES = Kind(
+    "candidates",
+    "refresh_token",
+    Field.REFRESH_TOKEN,
+    app="JOIN qbo.connections c ON c.id = x.connection_id JOIN qbo.apps a ON a.id = c.app_id",
+)
+# What is on its way, or to be ended.
+OTHERS = (
+    Kind("revocations", "refresh_token", Field.REFRESH_TOKEN),
+    Kind("authorizations", "code", Field.CODE, owner="x.id", grant="0"),
+    Kind("authorizations", "realm_id", Field.CONSENTED_REALM_ID, owner="x.id", grant="0"),
+)
 
 
-def candidates(db: Database, first_key: str, *, after: int, limit: int) -> Sequence[Candidate]:
-    """Return candidates above an id, tried ones too, that are sealed with another key than the first."""
-    found = db.execute(_CANDIDATES, {"first": first_key.encode(), "after": after, "limit": limit})
+@dataclass(frozen=True, slots=True)
+class Single:
+    """One sealed value of a row that holds it until it is forgotten: nothing else ever takes its place."""
+
+    row_id: int
+    place: Place
+    blob: bytes = field(repr=False)
+
+
+def singles(db: Database, kind: Kind, first_key: str, *, after: int, limit: int) -> Sequence[Single]:
+    """Return values of rows above an id that are sealed with another key than the first."""
+    blob = f"x.{kind.column}"
+    found = db.execute(
+        f"SELECT x.id, a.environment, {kind.owner} AS owner, {kind.grant} AS grant_number, {blob} AS blob"  # noqa: S608  # constants
+        f" FROM qbo.{kind.table} x {kind.app} WHERE x.id > %(after)s AND {_OLD.format(blob)}"
+        " ORDER BY x.id LIMIT %(limit)s",
+        {"first": first_key.encode(), "after": after, "limit": limit},
+    )
     return [
-        Candidate(row.candidate_id, row.connection_id, row.environment, row.grant_number, bytes(row.refresh_token))
+        Single(row.id, Place(row.environment, row.owner, row.grant_number, kind.field), bytes(row.blob))
         for row in found
     ]
 
 
-def replace_candidates(db: Database, sealed: Sequence[Candidate]) -> int:
-    """Put newly sealed tokens into candidates; return into how many."""
+def replace_singles(db: Database, kind: Kind, sealed: Sequence[Single]) -> int:
+    """Put newly sealed values where there is one still; return how many."""
     return db.execute(
-        "UPDATE qbo.candidates x SET refresh_token = n.token"
-        " FROM unnest(%(ids)b::bigint[], %(tokens)b::bytea[]) AS n (id, token) WHERE x.id = n.id",
-        {"ids": [each.candidate_id for each in sealed], "tokens": [each.refresh_token for each in sealed]},
+        f"UPDATE qbo.{kind.table} x SET {kind.column} = n.blob"  # noqa: S608  # constants
+        " FROM unnest(%(ids)b::bigint[], %(blobs)b::bytea[]) AS n (id, blob)"
+        f" WHERE x.id = n.id AND x.{kind.column} IS NOT NULL",
+        {"ids": [each.row_id for each in sealed], "blobs": [each.blob for each in sealed]},
     ).rowcount

@@ -150,6 +150,8 @@ class Control:
     Attributes:
         at: The database's time.
         held: Connections whose syncs are paused, by reason.
+        consents: Called back, and not exchanged yet; `consents_since` is when the oldest came.
+        revocations: Tokens that Intuit has not said to be gone; `revocations_since` is when the oldest was to be.
         stalled_since: Since when due connections have not been refreshed, as the watch has seen it.
         undelivered_since: When the oldest event that waits for delivery was written; None if none waits.
     """
@@ -161,6 +163,10 @@ class Control:
     candidates: int
     undelivered_since: datetime | None
     held: dict[str, int]
+    consents: int = 0
+    consents_since: datetime | None = None
+    revocations: int = 0
+    revocations_since: datetime | None = None
     stalled_since: datetime | None = None
 
 
@@ -170,16 +176,21 @@ SELECT now() AS at, COALESCE(g.frozen, false) AS frozen, g.frozen_reason,
        (SELECT max(swept_at) FROM qbo.apps) AS swept_at,
        (SELECT count(*) FROM qbo.candidates WHERE tried_at IS NULL) AS candidates,
        (SELECT COALESCE(resent_at, created_at) FROM qbo.outbox WHERE delivered_at IS NULL ORDER BY id LIMIT 1)
-           AS undelivered_since
-FROM (VALUES (true)) AS always (one) LEFT JOIN qbo.control g ON true
+           AS undelivered_since,
+       z.consents, z.consents_since, r.revocations, r.revocations_since
+FROM (SELECT count(*) AS consents, min(used_at) AS consents_since FROM qbo.authorizations
+      WHERE used_at IS NOT NULL AND finished_at IS NULL) AS z
+CROSS JOIN (SELECT count(*) AS revocations, min(created_at) AS revocations_since FROM qbo.revocations) AS r
+CROSS JOIN (VALUES (true)) AS always (one) LEFT JOIN qbo.control g ON true
 """
 
 
 def control(db: Database) -> Control:
-    """Return what the control row, the candidates, the outbox and the holds say. A missing row is not frozen."""
+    """Return what the control row says, and what waits beside the connections. A missing row is not frozen."""
     row = db.execute(_CONTROL).one()
     held = db.execute("SELECT reason, count(*) AS n FROM qbo.sync_holds GROUP BY reason ORDER BY reason")
     return Control(
         row.at, row.frozen, row.frozen_reason, row.swept_at, row.candidates, row.undelivered_since,
-        {each.reason: each.n for each in held}, row.stalled_since,
+        {each.reason: each.n for each in held},
+        row.consents, row.consents_since, row.revocations, row.revocations_since, row.stalled_since,
     )  # fmt: skip

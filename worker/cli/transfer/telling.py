@@ -38,6 +38,7 @@ def export(report: exporting.Report, wishes: exporting.Wishes, *, as_json: bool,
                     "frozen": report.frozen,
                     "needs_reauth": report.needs_reauth,
                     "without_token": report.without_token,
+                    "not_taken_over": report.not_taken_over,
                     "unsettled": report.unsettled,
                     "unreadable": report.unreadable,
                 }
@@ -99,7 +100,10 @@ def _import_sentences(report: Report, wishes: Wishes) -> Iterator[str]:
         when = "frozen until `qbo-refresh thaw`" if wishes.frozen else f"refreshed over the next 24 hours{first}"
         yield f"{_number(report.imported, 'connection')} imported, {when}."
     if report.updated:
-        yield f"{_number(report.updated, 'newer token')} to be tried now: what Intuit accepts replaces the one here."
+        yield (
+            f"{_number(report.updated, 'newer token')} taken: at once where the connection is frozen and at rest; to be"
+            " tried now where it is not, and what Intuit accepts replaces the one here."
+        )
     if report.named:
         yield f"{_number(report.named, 'external id')} added."
     if not (report.imported or report.updated or report.named):
@@ -121,6 +125,8 @@ def _export_sentences(report: exporting.Report, wishes: exporting.Wishes) -> Ite
         yield f"{report.needs_reauth:,} of them need re-authorization: their tokens are probably dead."
     if report.without_token:
         yield f"{report.without_token:,} have no token, for they were disconnected."
+    if report.not_taken_over:
+        yield f"{report.not_taken_over:,} left out: not taken over, so that an old refresher has their tokens."
     if report.unsettled:
         yield (
             f"{len(report.unsettled):,} left out and not frozen ({_ids(report.unsettled)}): an attempt is under way or"

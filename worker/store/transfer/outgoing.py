@@ -21,10 +21,12 @@ class Choice:
     Attributes:
         ids: These; None for all.
         label: Those with this label; None for all.
+        taken_over: Only those that no old refresher has.
     """
 
     ids: Sequence[int] | None = None
     label: str | None = None
+    taken_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ _NEXT = """
 SELECT id FROM qbo.connections
 WHERE id > %(after)s AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s::bigint[]))
   AND (%(label)s::text IS NULL OR label = %(label)s) AND refresh_token IS NOT NULL
+  AND (taken_over OR NOT %(taken_over)s)
 ORDER BY id LIMIT %(limit)s
 """
 _READ = """
@@ -82,7 +85,7 @@ def read(db: Database, choice: Choice, *, after: int, limit: int, lock: bool) ->
         limit: At most so many.
         lock: Keep workers from claiming them until the transaction ends.
     """
-    values = {"after": after, "ids": None if choice.ids is None else list(choice.ids), "label": choice.label}
+    values = _values(choice) | {"after": after}
     # Locked first and read in a second statement: it sees what a worker has saved while we waited for its lock.
     rows = db.execute(_NEXT + (" FOR UPDATE" if lock else ""), values | {"limit": limit}).all()
     return [
@@ -98,12 +101,18 @@ def freeze(db: Database, ids: Sequence[int]) -> int:
     ).rowcount
 
 
-def without_token(db: Database, choice: Choice) -> int:
-    """Return how many of the chosen have no token: they were disconnected."""
+def left_out(db: Database, choice: Choice) -> tuple[int, int]:
+    """Return how many of the chosen have no token, for they were disconnected, and how many an old refresher has."""
     row = db.execute(
-        "SELECT count(*) AS n FROM qbo.connections WHERE refresh_token IS NULL"
-        " AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s::bigint[]))"
+        "SELECT count(*) FILTER (WHERE refresh_token IS NULL) AS without_token,"
+        " count(*) FILTER (WHERE refresh_token IS NOT NULL AND NOT taken_over AND %(taken_over)s) AS not_taken_over"
+        " FROM qbo.connections WHERE (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s::bigint[]))"
         " AND (%(label)s::text IS NULL OR label = %(label)s)",
-        {"ids": None if choice.ids is None else list(choice.ids), "label": choice.label},
+        _values(choice),
     ).one()
-    return int(row.n)
+    return int(row.without_token), int(row.not_taken_over)
+
+
+def _values(choice: Choice) -> dict[str, object]:
+    ids = None if choice.ids is None else list(choice.ids)
+    return {"ids": ids, "label": choice.label, "taken_over": choice.taken_over}

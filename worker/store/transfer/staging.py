@@ -194,10 +194,10 @@ def count(db: Database) -> dict[str, tuple[int, int]]:
 _INSERT = """
 INSERT INTO qbo.connections (id, app_id, label, realm_id, realm_hash, refresh_token, refresh_token_fingerprint,
                              known_fingerprint, access_token, token_obtained_at, access_expires_at,
-                             refresh_expires_at, hard_expires_at, next_refresh_at, frozen)
+                             refresh_expires_at, hard_expires_at, next_refresh_at, frozen, taken_over)
 SELECT l.connection_id, l.app_id, l.label, l.realm_id, l.realm_hash, l.refresh_token, l.fingerprint, l.fingerprint,
        l.access_token, l.token_obtained_at, l.access_expires_at, l.refresh_expires_at, l.hard_expires_at,
-       l.next_refresh_at, %(frozen)s
+       l.next_refresh_at, %(frozen)s, NOT %(frozen)s
 FROM import_lines l
 WHERE l.action = 'new' AND NOT EXISTS (SELECT FROM import_refusals r WHERE r.line = l.line)
   AND NOT EXISTS (SELECT FROM import_further f WHERE f.line = l.line)
@@ -207,6 +207,28 @@ INSERT INTO qbo.external_ids (external_id, connection_id)
 SELECT l.external_id, COALESCE(f.connection_id, l.connection_id)
 FROM import_lines l LEFT JOIN import_further f ON f.line = l.line
 WHERE l.adds_name AND NOT EXISTS (SELECT FROM import_refusals r WHERE r.line = l.line)
+"""
+# The last word of whoever refreshes a connection that is frozen here and at rest: its token goes into the row at once.
+# As a candidate, a refusal in passing would have the worker present the replaced one next, which costs a grant where
+# reuse is punished. So that one becomes the previous token, which is asked about last, before a verdict.
+_REPLACE = """
+UPDATE qbo.connections c
+SET refresh_token = l.refresh_token, refresh_token_fingerprint = l.fingerprint, known_fingerprint = l.fingerprint,
+    previous_refresh_token = c.refresh_token, previous_refresh_token_fingerprint = c.refresh_token_fingerprint,
+    access_token = COALESCE(l.access_token, c.access_token),
+    access_expires_at = CASE WHEN l.access_token IS NULL THEN c.access_expires_at ELSE l.access_expires_at END,
+    token_version = c.token_version + 1, token_obtained_at = l.token_obtained_at,
+    refresh_expires_at = COALESCE(l.refresh_expires_at, c.refresh_expires_at),
+    hard_expires_at = COALESCE(l.hard_expires_at, c.hard_expires_at), next_refresh_at = l.next_refresh_at
+FROM import_lines l
+WHERE c.id = l.connection_id AND c.grant_number = l.grant_number AND l.action = 'candidate'
+  AND c.frozen AND c.status = 'active' AND c.lease_id IS NULL AND NOT c.in_doubt
+  AND c.refresh_token_fingerprint IS DISTINCT FROM l.fingerprint
+  AND (c.token_obtained_at IS NULL OR c.token_obtained_at < l.token_obtained_at)
+  AND NOT EXISTS (SELECT FROM qbo.candidates x
+                  WHERE x.connection_id = c.id AND x.grant_number = c.grant_number AND x.tried_at IS NULL)
+  AND NOT EXISTS (SELECT FROM import_refusals r WHERE r.line = l.line)
+  AND NOT EXISTS (SELECT FROM import_further f WHERE f.line = l.line)
 """
 # As `candidates.add_candidate`, for a set. The row is looked at again: it may have moved on since the line was read.
 _OFFER = """
@@ -232,12 +254,13 @@ RETURNING CASE WHEN c.last_refreshed_at IS NOT NULL AND NOT c.frozen AND NOT EXI
 
 
 def write(db: Database, *, frozen: bool) -> int:
-    """Write the lines that stand, and return how many newer tokens became candidates."""
+    """Write the lines that stand, and return how many newer tokens were taken, into rows or as candidates."""
     db.execute(_INSERT, {"frozen": frozen})
     db.execute(_NAME)
-    # Last, because it locks rows that workers want.
+    # Last, because they lock rows that workers want.
+    replaced = db.execute(_REPLACE).rowcount
     offered = db.execute(_OFFER).all()
     for row in offered:
         if row.written_elsewhere is not None:
             writers.report(db, row.written_elsewhere, seen="import")
-    return len(offered)
+    return replaced + len(offered)
