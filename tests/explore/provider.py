@@ -158,6 +158,10 @@ class MemoryIntuit:
         """Nobody consents here."""
         raise AssertionError("nobody consents here")
 
+    def is_of_company(self, *_: object, **__: object) -> bool:
+        """Nobody consents here."""
+        raise AssertionError("nobody consents here")
+
     def revoke(self, refresh_token: Secret, *, client_id: str, client_secret: Secret, gate: Gate) -> bool:
         """End the grant."""
         del client_secret
