@@ -41,6 +41,7 @@ class Simulator:
         self.revoke_url = base_url + "/v2/oauth2/tokens/revoke"
         self.authorize_url = base_url + "/connect/oauth2"
         self.discovery_url = base_url + "/.well-known/openid_configuration"
+        self.api_url = base_url + "/v3/company"
         self.admin_key = admin_key
         self.client_id = client_id
         self.client_secret = client_secret
