@@ -94,7 +94,7 @@ def _good(body: dict[str, Any]) -> Reply:
 def _fault(status: int, what: str, code: str, kind: str, detail: str | None = None) -> Reply:
     """Return a refusal as Intuit's gateway writes it: with small letters, and null for all that is not so."""
     error = {"message": f"message={what}; errorCode={code:0>6}; statusCode={status}", "detail": detail, "code": code}
-    body = {
+    body: dict[str, Any] = {
         "warnings": None,
         "intuitObject": None,
         "fault": {"error": [{**error, "element": None}], "type": kind},
