@@ -2,7 +2,7 @@
 # ARGS goes to the program: make test ARGS="-k lease", make demo ARGS="--help".
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test explore soak mutants lint format types imports bench audit lock clean
+.PHONY: help demo example test explore soak mutants lint format types imports bench audit lock clean
 
 BIN := .venv/bin
 UV ?= uv
@@ -16,6 +16,9 @@ help: ## Show this list
 
 demo: .venv/.demo ## Run the whole worker on embedded servers against the simulator
 	@$(BIN)/qbo-refresh demo $(ARGS)
+
+example: .venv/.demo ## Run the example host beside the worker: a customer revokes, syncs pause, reconnects (ARGS="--keep")
+	@PYTHONPATH=examples $(BIN)/python -m story $(ARGS)
 
 test: .venv/.dev ## Run all tests, two at a time
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)

@@ -82,6 +82,7 @@ async def _status(ask: Ask) -> web.StreamResponse:
             "journal": simulation.journal.keeps,
             "in_flight": len(simulation.in_flight),
             "faults": len(simulation.faults.ids()),
+            "api_answers": dict(simulation.api_answers),
         }
     )
 

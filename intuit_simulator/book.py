@@ -83,6 +83,13 @@ class Book:
         """Return the grant whose latest access token this is."""
         return self._by_access_key.get(tokens.key_of(access_token) or "")
 
+    def accepts(self, access_token: str, now: float) -> Grant | None:
+        """Return the grant of a living access token. Only a grant's latest lives, an hour at most, with its grant."""
+        grant = self.owner(access_token)
+        if grant is None or grant.why_over(self.policy, now):
+            return None
+        return grant if now < grant.access_issued_at + self.policy.access_seconds else None
+
     def free_realm(self) -> str:
         """Return a realm id that no grant has."""
         while True:
@@ -161,7 +168,7 @@ class Book:
     def issue_access(self, grant: Grant, now: float, *, rotated: bool) -> Issued:
         """Make a new access token for a living grant and describe all its lifetimes."""
         self._by_access_key.pop(grant.access_key, None)
-        grant.access_key = tokens.access_key()
+        grant.access_key, grant.access_issued_at = tokens.access_key(), now
         self._by_access_key[grant.access_key] = grant
         return Issued(
             access_token=tokens.access_token(grant.access_key, self.policy.access_token_length),

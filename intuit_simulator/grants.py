@@ -53,6 +53,7 @@ class Grant:
     current: Token = field(init=False)
     superseded: list[Token] = field(default_factory=list)
     access_key: str = ""
+    access_issued_at: float = float("-inf")
     ended: str | None = None
     calls: int = 0
     refreshes: int = 0

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 from aiohttp import web
 
-from intuit_simulator import admin, company, consent, endpoints
+from intuit_simulator import admin, api, consent, endpoints
 from intuit_simulator.simulation import Setup, Simulation
 from intuit_simulator.wire import Wire
 
@@ -56,12 +56,12 @@ class Site:
         path = request.path
         if path.startswith(admin.PREFIX):
             return await admin.handle(self._simulation, request, self._admin_key)
+        if path.startswith(api.PREFIX):
+            return api.answer(self._simulation, request)
         if path == AUTHORIZE_PATH and request.method == "GET":
             return consent.show(self._simulation, request)
         if path == AUTHORIZE_PATH and request.method == "POST":
             return await consent.decide(self._simulation, request)
-        if path.startswith(company.PREFIX) and request.method == "GET":
-            return company.info(self._simulation, request)
         if path in DISCOVERY_PATHS:
             return web.json_response(discovery(self._simulation.base_url))
         return web.json_response({"error": "not_found"}, status=404)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -38,6 +39,7 @@ class Simulation:
         self.book = Book(self.setup.policy)
         self.journal = Journal(keeps=self.setup.keeps_journal)
         self.offset = 0.0
+        self.api_answers: Counter[str] = Counter()
 
     def now(self) -> float:
         """Return the simulator's time, seconds since 1970."""

@@ -54,6 +54,16 @@ class Connected:
 
 
 @dataclass(frozen=True, slots=True)
+class _Brought:
+    """What a callback brought. Not strings: error reports show the variables of every frame."""
+
+    code: Secret
+    state: str
+    realm_id: Secret
+    session: Secret
+
+
+@dataclass(frozen=True, slots=True)
 class _Goal:
     """What a consent is for: a connection that is here, or the name of one that will be."""
 
@@ -86,6 +96,8 @@ def authorize_url(
         ConfigurationError: INTUIT_REDIRECT_URL is missing, or it is not clear which app a new connection is for.
         TemporarilyUnavailable: PostgreSQL is away.
     """
+    session = _hidden(session_nonce)
+    del session_nonce
     config = configuration.current()
     if config.redirect_url is None:
         raise ConfigurationError(
@@ -95,7 +107,7 @@ def authorize_url(
     return begin(
         config,
         connection,
-        session_nonce,
+        session,
         label=label,
         environment=environment,
         client_id=client_id,
@@ -106,7 +118,7 @@ def authorize_url(
 def begin(
     config: Configuration,
     connection: int | str,
-    session_nonce: str,
+    session: Secret,
     *,
     label: str | None,
     environment: str | None,
@@ -114,9 +126,9 @@ def begin(
     redirect_url: str,
 ) -> str:
     """Do what `authorize_url` does, with a redirect URL of the caller's."""
-    _check(session_nonce)
+    _check(session)
     nonce = secrets.token_bytes(24)
-    state, key_id = _state(config, nonce, session_nonce)
+    state, key_id = _state(config, nonce, session)
     try:
         goal = _goal(database(), connection, environment=environment, client_id=client_id)
         database().rows(
@@ -130,7 +142,7 @@ def begin(
                 "label": label,
                 "redirect": redirect_url,
                 "state": _hash(nonce),
-                "session": _session_hash(config, session_nonce, key_id),
+                "session": _session_hash(config, session, key_id),
                 "lives": STATE_LIVES_S,
             },
         )
@@ -165,8 +177,10 @@ def complete(code: str, state: str, realm_id: str, session_nonce: str, *, timeou
         TemporarilyUnavailable: The worker has not finished in time, and goes on; or PostgreSQL is away.
         ConfigurationError: There is no Celery app to ask the worker with.
     """
+    brought = _Brought(_hidden(code), state, _hidden(realm_id), _hidden(session_nonce))
+    del code, realm_id, session_nonce
     try:
-        authorization_id = accept(configuration.current(), code, state, realm_id, session_nonce)
+        authorization_id = _accept(configuration.current(), brought)
         return _wait(database(), authorization_id, until=time.monotonic() + timeout)
     except DatabaseAway as error:
         raise TemporarilyUnavailable("database_unavailable", _RETRY_AFTER_S) from error
@@ -179,16 +193,20 @@ def accept(config: Configuration, code: str, state: str, realm_id: str, session_
         InvalidState: As `complete`.
         DatabaseAway: PostgreSQL is away.
     """
-    _check(session_nonce)
-    nonce, key_id = _verified(config, state, session_nonce)
-    if not (
-        isinstance(code, str) and _CODE.fullmatch(code) and isinstance(realm_id, str) and _REALM.fullmatch(realm_id)
-    ):
+    brought = _Brought(_hidden(code), state, _hidden(realm_id), _hidden(session_nonce))
+    del code, realm_id, session_nonce
+    return _accept(config, brought)
+
+
+def _accept(config: Configuration, brought: _Brought) -> int:
+    _check(brought.session)
+    nonce, key_id = _verified(config, brought.state, brought.session)
+    if not (_CODE.fullmatch(brought.code.reveal()) and _REALM.fullmatch(brought.realm_id.reveal())):
         raise InvalidState("malformed")
     values: dict[str, Any] = {
         "state": _hash(nonce),
-        "session": _session_hash(config, session_nonce, key_id),
-        "code_hash": config.keyring.sign(f"code\x00{code}\x00{realm_id}".encode(), key_id=key_id)[1],
+        "session": _session_hash(config, brought.session, key_id),
+        "code_hash": config.keyring.sign(b"code\x00" + _digest(brought.code, brought.realm_id), key_id=key_id)[1],
     }
     row = database().row(
         "SELECT z.id, a.environment FROM qbo.authorizations z JOIN qbo.apps a ON a.id = z.app_id"
@@ -199,8 +217,8 @@ def accept(config: Configuration, code: str, state: str, realm_id: str, session_
         raise InvalidState("unknown")
     code_place = authorization_place(row.environment, row.id, Field.CODE)
     realm_place = authorization_place(row.environment, row.id, Field.CONSENTED_REALM_ID)
-    values["code"] = config.keyring.seal(Secret(code), code_place)
-    values["realm_id"] = config.keyring.seal(Secret(realm_id), realm_place)
+    values["code"] = config.keyring.seal(brought.code, code_place)
+    values["realm_id"] = config.keyring.seal(brought.realm_id, realm_place)
     if database().row(_USE, values) is None:
         _check_used(values)
     return int(row.id)
@@ -235,8 +253,18 @@ def _check_used(values: dict[str, Any]) -> None:
         raise InvalidState("used")
 
 
-def _check(session_nonce: str) -> None:
-    if not isinstance(session_nonce, str) or len(session_nonce) < _SHORTEST_SESSION_NONCE:
+def _digest(*parts: Secret) -> bytes:
+    """Return a hash of strings, so that what is signed of them may stand in a variable."""
+    return hashlib.sha256("\x00".join(part.reveal() for part in parts).encode()).digest()
+
+
+def _hidden(given: str) -> Secret:
+    """Return what a web application gave, whose types nobody has checked: what is no string is as good as nothing."""
+    return Secret(given if isinstance(given, str) else "")
+
+
+def _check(session: Secret) -> None:
+    if len(session.reveal()) < _SHORTEST_SESSION_NONCE:
         raise ValueError(
             f"session_nonce must be a random string of {_SHORTEST_SESSION_NONCE} characters or more that the browser's"
             " session keeps: secrets.token_urlsafe() makes one."
@@ -247,16 +275,16 @@ def _hash(nonce: bytes) -> bytes:
     return hashlib.sha256(nonce).digest()
 
 
-def _session_hash(config: Configuration, session_nonce: str, key_id: str) -> bytes:
-    return config.keyring.sign(b"session\x00" + session_nonce.encode(), key_id=key_id)[1]
+def _session_hash(config: Configuration, session: Secret, key_id: str) -> bytes:
+    return config.keyring.sign(b"session\x00" + _digest(session), key_id=key_id)[1]
 
 
-def _signed(nonce: bytes, session_nonce: str) -> bytes:
-    return b"state\x00" + nonce + hashlib.sha256(session_nonce.encode()).digest()
+def _signed(nonce: bytes, session: Secret) -> bytes:
+    return b"state\x00" + nonce + _digest(session)
 
 
-def _state(config: Configuration, nonce: bytes, session_nonce: str) -> tuple[str, str]:
-    key_id, signature = config.keyring.sign(_signed(nonce, session_nonce))
+def _state(config: Configuration, nonce: bytes, session: Secret) -> tuple[str, str]:
+    key_id, signature = config.keyring.sign(_signed(nonce, session))
     return f"{key_id}.{_text(nonce)}.{_text(signature)}", key_id
 
 
@@ -268,7 +296,7 @@ def _data(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-def _verified(config: Configuration, state: str, session_nonce: str) -> tuple[bytes, str]:
+def _verified(config: Configuration, state: str, session: Secret) -> tuple[bytes, str]:
     """Return the nonce of a state that we signed for this session, and the key's id.
 
     Raises:
@@ -279,7 +307,7 @@ def _verified(config: Configuration, state: str, session_nonce: str) -> tuple[by
         raise InvalidState("malformed")
     try:
         nonce, signature = _data(found["nonce"]), _data(found["signature"])
-        _, expected = config.keyring.sign(_signed(nonce, session_nonce), key_id=found["key"])
+        _, expected = config.keyring.sign(_signed(nonce, session), key_id=found["key"])
     except (binascii.Error, ValueError):
         raise InvalidState("malformed") from None
     except Unsealable:

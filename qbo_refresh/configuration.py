@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from qbo_refresh.errors import ConfigurationError
-from qbo_refresh.sealing import Keyring, Lookup
+from qbo_refresh.sealing import BadKeys, Keyring, Lookup
 from qbo_refresh.secret import Secret
 
 if TYPE_CHECKING:
@@ -86,13 +86,17 @@ def configure(
     Raises:
         ConfigurationError, BadKeys: Something is missing or malformed.
     """
+    # From here on they are in no variable: error reports show those of every frame.
+    database, broker = _given(database_url, "DATABASE_URL"), _given(broker_url, "WORKER_BROKER_URL")
+    client, token, lookup = _secret(client_keys), _secret(token_keys), _given(lookup_key, "LOOKUP_KEY")
+    del database_url, broker_url, client_keys, token_keys, lookup_key
     made = Configuration(
-        database_url=_database_url(database_url or _read("DATABASE_URL")),
+        database_url=_database_url(database),
         schema=_schema(database_schema or _read("DATABASE_SCHEMA") or "qbo"),
-        keyring=_keyring(client_keys, token_keys),
-        lookup=_lookup(lookup_key or _read("LOOKUP_KEY")),
+        keyring=_keyring(client, token),
+        lookup=_lookup(lookup),
         app=app,
-        broker_url=_secret(broker_url or _read("WORKER_BROKER_URL")),
+        broker_url=broker,
         pool_size=pool_size,
         authorize_url=_page("INTUIT_AUTHORIZE_URL", authorize_url) or AUTHORIZE_URL,
         redirect_url=_page("INTUIT_REDIRECT_URL", redirect_url),
@@ -128,15 +132,19 @@ def _secret(text: str | None) -> Secret | None:
     return Secret(text) if text else None
 
 
-def _database_url(url: str | None) -> Secret:
+def _given(text: str | None, name: str) -> Secret | None:
+    return _secret(text or _read(name))
+
+
+def _database_url(url: Secret | None) -> Secret:
     if url is None:
         raise ConfigurationError(
             "DATABASE_URL is not set: point it, or QBO_DATABASE_URL, at the worker's PostgreSQL"
             " (postgresql://user:password@host/name)."
         )
-    if not _POSTGRESQL.match(url):
+    if not _POSTGRESQL.match(url.reveal()):
         raise ConfigurationError("DATABASE_URL is not a PostgreSQL URL: it must begin with postgresql://.")
-    return Secret(_POSTGRESQL.sub("postgresql://", url, count=1))
+    return Secret(_POSTGRESQL.sub("postgresql://", url.reveal(), count=1))
 
 
 def _page(name: str, url: str | None) -> str | None:
@@ -160,26 +168,32 @@ def _schema(name: str) -> str:
     return name
 
 
-def _keyring(client_keys: str | None, token_keys: str | None) -> Keyring:
-    client_keys = client_keys or (None if token_keys else _read("CLIENT_KEYS"))
-    if client_keys:
-        return Keyring.from_client_text(client_keys)
-    text = token_keys or _read("TOKEN_KEYS") or _file(_read("TOKEN_KEYS_FILE"))
-    if text is None:
+def _keyring(client_keys: Secret | None, token_keys: Secret | None) -> Keyring:
+    client_keys = client_keys or (None if token_keys else _given(None, "CLIENT_KEYS"))
+    keys = client_keys or token_keys or _given(None, "TOKEN_KEYS") or _file(_read("TOKEN_KEYS_FILE"))
+    if keys is None:
         raise ConfigurationError(
             "CLIENT_KEYS is not set: where the worker's TOKEN_KEYS are, `qbo-refresh keys client` prints it."
         )
-    return Keyring.from_text(text, purposes=("client",))
+    try:
+        if client_keys:
+            return Keyring.from_client_text(keys.reveal())
+        return Keyring.from_text(keys.reveal(), purposes=("client",))
+    except BadKeys as error:
+        raise BadKeys(*error.args) from None  # anew, without the frames that read the keys
 
 
-def _file(name: str | None) -> str | None:
+def _file(name: str | None) -> Secret | None:
     if name is None:
         return None
     try:
-        return Path(name).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"TOKEN_KEYS_FILE {name} cannot be read.") from error
+        return Secret(Path(name).read_text())
+    except (OSError, UnicodeDecodeError):
+        raise ConfigurationError(f"TOKEN_KEYS_FILE {name} cannot be read.") from None
 
 
-def _lookup(key: str | None) -> Lookup | None:
-    return Lookup.from_text(key) if key else None
+def _lookup(key: Secret | None) -> Lookup | None:
+    try:
+        return Lookup.from_text(key.reveal()) if key else None
+    except BadKeys as error:
+        raise BadKeys(*error.args) from None  # as above

@@ -73,11 +73,13 @@ def test_a_state_of_another_session_is_refused(fleet: Fleet, consents: Consents)
 
 def test_a_session_is_compared_in_the_row_too(fleet: Fleet, consents: Consents) -> None:
     from qbo_refresh import authorizing  # noqa: PLC0415  # to sign as only a thief of the keys could
+    from qbo_refresh.secret import Secret  # noqa: PLC0415  # as above
 
     (connected,) = fleet.connect()
     brought = consents.consent(connected.id, connected.realm_id)
     key, nonce, _ = brought.state.rsplit(".", 2)
-    _, signature = consents.config.keyring.sign(authorizing._signed(authorizing._data(nonce), SESSION), key_id=key)  # noqa: SLF001
+    signed = authorizing._signed(authorizing._data(nonce), Secret(SESSION))  # noqa: SLF001
+    _, signature = consents.config.keyring.sign(signed, key_id=key)
     forged = f"{key}.{nonce}.{authorizing._text(signature)}"  # noqa: SLF001  # as above
     assert refused(consents, replace(brought, state=forged, session=SESSION)) == "session"
 

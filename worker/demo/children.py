@@ -73,9 +73,13 @@ class Children:
 
     def celery(self, name: str, *arguments: str, **more: str) -> int:
         """Start a `celery -A worker.app …` and return its process id; `more` goes into its environment."""
+        return self.start(name, "celery", "-A", "worker.app", *arguments, **more)
+
+    def start(self, name: str, module: str, *arguments: str, **more: str) -> int:
+        """Start a `python -m …` and return its process id; `more` goes into its environment."""
         with (self.logs / f"{name.replace(' ', '-')}.log").open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603  # the installed Celery
-                [sys.executable, "-m", "celery", "-A", "worker.app", *arguments],
+            process = subprocess.Popen(  # noqa: S603  # what is installed, and what lies beside
+                [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
