@@ -378,7 +378,7 @@ def _save(refresher: Refresher, claim: Claim, tokens: TokenSet, tally: _Tally, *
         if kept:
             refresher.escrow.settle(received)
         return Result(claim.connection_id, decision.outcome, decision.reason, rotated=grant.rotated)
-    return _overtaken(refresher, claim, tokens, received, saved)
+    return _overtaken(refresher, claim, received, saved)
 
 
 def _previous(claim: Claim, presented: _Presentable, received: Received) -> tuple[bytes, bytes]:
@@ -404,8 +404,8 @@ def _persist(
     return Saved.OVERTAKEN
 
 
-def _overtaken(refresher: Refresher, claim: Claim, tokens: TokenSet, received: Received, saved: Saved) -> Result:
-    """Dispose of a token that lost the comparison: kept until Intuit has said, or revoked if nobody may have it."""
+def _overtaken(refresher: Refresher, claim: Claim, received: Received, saved: Saved) -> Result:
+    """Say what became of a token that lost the comparison: a candidate, or one to be revoked, or left to the escrow."""
     if saved is Saved.OVERTAKEN:
         refresher.store.add_candidate(received, Source.LATE_SAVE)
         return Result(claim.connection_id, Outcome.DEFERRED, "overtaken")
@@ -413,11 +413,6 @@ def _overtaken(refresher: Refresher, claim: Claim, tokens: TokenSet, received: R
         # Deleted, or a restored database that does not know it yet: the escrow keeps the copy, nothing is destroyed.
         log.error("save.row_gone", connection_id=claim.connection_id)
         return Result(claim.connection_id, Outcome.DEFERRED, "deleted")
-    secret = refresher.secrets[claim.app_id][0]
-    # Not after a freeze: by then somebody may have consented anew. The kept row is revoked by a sweep instead.
-    gate = refresher.gate(claim.opened_at)
-    try:
-        refresher.intuit.revoke(tokens.refresh_token, client_id=claim.client_id, client_secret=secret.secret, gate=gate)
-    except IntuitError as error:
-        log.error("revoke.failed", connection_id=claim.connection_id, reason=error.reason)
+    # The save has put it among the revocations. Not revoked here: a person may just be consenting anew, and Intuit
+    # may end that grant with this one; the sweep waits for that.
     return Result(claim.connection_id, Outcome.DEFERRED, "disconnected")

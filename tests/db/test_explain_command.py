@@ -158,6 +158,6 @@ def test_consents_and_revocations_that_wait_are_told_by_explain_status_and_docto
     (waiting,) = (check for check in doctor if check["check"] == "waiting")
     assert waiting["state"] == "wrong"
     assert waiting["text"].startswith("1 consents not exchanged since ")
-    assert "its code was not presented yet" in run("explain", str(healthy.id))[1]
+    assert "its code was not presented yet" in " ".join(run("explain", str(healthy.id))[1].split())
     assert "Intuit has not acknowledged it, 1 tries so far" in " ".join(run("explain", str(ended.id))[1].split())
     assert len(json.loads(run("explain", str(healthy.id), "--json")[1])["consents"]) == 1

@@ -260,12 +260,33 @@ def test_row_21_a_disconnect_overtakes_a_refresh_in_flight(fleet: Fleet, worker:
         assert (ended.outcome, ended.revoked) == (Ending.DISCONNECTED, False), "the attempt presents the token just now"
         fleet.simulator.clear_faults()
         assert late.result().reason == "disconnected"  # type: ignore[attr-defined]
-    assert not fleet.state(connected).alive
     row = fleet.row(connected.id)
     assert (row.status, row.refresh_token, row.access_token) == ("disconnected", None, None)
     fleet.let_pass(LEASE)
     assert revoke_due(second.ender) == 2
-    assert revocations(fleet) == 0
+    assert (fleet.state(connected).alive, revocations(fleet)) == (False, 0)
+
+
+def test_row_21_a_token_that_comes_after_a_disconnect_does_not_end_the_grant_of_a_consent_on_its_way(
+    fleet: Fleet, consents: Consents, worker: Runtime, second: Runtime
+) -> None:
+    # The simulator ends the newer grant with the older one. Fails if the late attempt revokes its token itself: seen.
+    (connected,) = fleet.connect()
+    with ThreadPoolExecutor(1) as pool:
+        late = in_flight(fleet, pool, lambda: sweep(worker, connected))
+        disconnect(second.ender, connected.id)
+        authorization_id = consents.accepted(connected.id, connected.realm_id)
+
+        def the_late_one_ends() -> None:
+            fleet.simulator.clear_faults()
+            assert late.result().reason == "disconnected"  # type: ignore[attr-defined]
+
+        between = with_seam(second.refresher, "intuit", "exchange", after=the_late_one_ends)
+        done = exchange(replace(second.exchanger, refresher=between), authorization_id)
+    assert done.outcome is Authorized.CONNECTED
+    fleet.let_pass(LEASE)
+    revoke_due(second.ender)
+    assert fleet.holds_the_live_token(connected)
 
 
 def test_row_21_what_a_killed_refresh_has_left_in_the_escrow_is_revoked_too(

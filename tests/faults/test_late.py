@@ -15,6 +15,7 @@ from qbo_refresh.status import Outcome
 from tests.support.attempts import FORCED
 from tests.support.waiting import wait_until
 from worker.attempt import Claim, Trigger
+from worker.ending import revoke_due
 from worker.refresh import Refresher, Result, refresh
 
 if TYPE_CHECKING:
@@ -249,8 +250,10 @@ def test_row_10_a_byte_now_and_then_does_not_outlive_the_deadline(
     assert fleet.holds_the_live_token(connected)
 
 
-def test_row_21_what_a_disconnect_overtakes_is_revoked_and_not_kept(fleet: Fleet, refresher: Refresher) -> None:
-    # Fails without the revocation in `_overtaken`: seen, a live token is left at Intuit.
+def test_row_21_what_a_disconnect_overtakes_is_revoked_and_not_kept(
+    fleet: Fleet, refresher: Refresher, start_worker: Callable[..., Runtime]
+) -> None:
+    # Fails without `revocations.add` in the save: seen, a live token is left at Intuit.
     (connected,) = fleet.connect()
     frozen = fleet.simulator.fault("freeze", rotate=True)
     with ThreadPoolExecutor(1) as pool:
@@ -263,6 +266,7 @@ def test_row_21_what_a_disconnect_overtakes_is_revoked_and_not_kept(fleet: Fleet
         )
         fleet.simulator.clear_fault(frozen)
         assert result.result().reason == "disconnected"
+    assert revoke_due(start_worker().ender) == 1
     assert not fleet.state(connected).alive
     row = fleet.row(connected.id)
     assert (row.status, row.refresh_token, row.access_token) == ("disconnected", None, None)

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from worker.database import Database
     from worker.policy import Decision, Pace
 
-# The longest deadline of a POST.
-_REVOKED_WITHIN = timedelta(seconds=20)
-
 _SET_TOKENS = """
     refresh_token = %(refresh_token)s, refresh_token_fingerprint = %(fingerprint)s,
     previous_refresh_token = CASE WHEN %(rotated)s THEN %(presented)s ELSE c.previous_refresh_token END,
@@ -112,13 +109,11 @@ def _save_fully(db: Database, claim: Claim, grant: SealedGrant, decision: Decisi
         _release(db, claim)
         lost = _lost(row.status, row.refresh_token_fingerprint, grant)
         if lost is Saved.DISCONNECTED:
-            # The attempt revokes it itself; the row is for one that dies before it has.
             revocations.add(
                 db,
                 claim.connection_id,
                 grant_number=claim.grant_number,
                 refresh_token=grant.received.refresh_token,
-                leased=_REVOKED_WITHIN,
             )
         return lost
     db.execute(_UPDATE_TOKENS, values)

@@ -37,25 +37,15 @@ class Revocation:
 
 
 _ADD = """
-INSERT INTO qbo.revocations (app_id, connection_id, grant_number, realm_hash, refresh_token, leased_until)
-SELECT c.app_id, c.id, %(grant)s, c.realm_hash, %(token)s, now() + %(leased)s::interval
+INSERT INTO qbo.revocations (app_id, connection_id, grant_number, realm_hash, refresh_token)
+SELECT c.app_id, c.id, %(grant)s, c.realm_hash, %(token)s
 FROM qbo.connections c WHERE c.id = %(id)s
 """
 
 
-def add(
-    db: Database, connection_id: int, *, grant_number: int, refresh_token: bytes, leased: timedelta | None = None
-) -> None:
-    """Keep a token that came too late until it is revoked.
-
-    Args:
-        db: The database.
-        connection_id: Whose it would have been.
-        grant_number: For which it is sealed.
-        refresh_token: Sealed.
-        leased: The caller revokes it itself within this time; None if not.
-    """
-    values = {"id": connection_id, "grant": grant_number, "token": refresh_token, "leased": leased}
+def add(db: Database, connection_id: int, *, grant_number: int, refresh_token: bytes) -> None:
+    """Keep a sealed token that came too late, and the grant that it is sealed for, until it is revoked."""
+    values = {"id": connection_id, "grant": grant_number, "token": refresh_token}
     db.execute(_ADD, values)
 
 
