@@ -137,6 +137,7 @@ def call_once(call: Callable[[], Any]) -> None:
     with contextlib.suppress(qbo_refresh.QboRefreshError):
         call()
     crash_beyond(set(), call)
+    ToFile.kept = 0
 
 
 def control(connection_id: int) -> None:
