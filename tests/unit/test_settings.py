@@ -237,11 +237,23 @@ def test_intuits_host_and_loopback_get_tokens(read: Callable[..., Settings], url
         "http://[::1",
     ],
 )
-@pytest.mark.parametrize("variable", ["INTUIT_TOKEN_URL", "INTUIT_REVOKE_URL"])
+@pytest.mark.parametrize("variable", ["INTUIT_TOKEN_URL", "INTUIT_REVOKE_URL", "INTUIT_API_URL"])
 def test_no_other_host_gets_tokens(read: Callable[..., Settings], variable: str, url: str) -> None:
     settings = read(**{variable: url})
     with pytest.raises(SettingsError, match=variable):
         settings.endpoint()
+
+
+def test_the_api_is_intuits_for_the_environment_or_beside_a_simulator_or_as_named(
+    read: Callable[..., Settings],
+) -> None:
+    assert read().endpoint().api_urls == {
+        "production": "https://quickbooks.api.intuit.com",
+        "sandbox": "https://sandbox-quickbooks.api.intuit.com",
+    }
+    simulated = read(INTUIT_TOKEN_URL="http://127.0.0.1:8765/oauth2/v1/tokens/bearer")
+    assert simulated.endpoint().api_urls["sandbox"] == "http://127.0.0.1:8765"
+    assert read(INTUIT_API_URL="http://127.0.0.1:9/").endpoint().api_urls["production"] == "http://127.0.0.1:9"
 
 
 def test_a_stranger_is_allowed_by_naming_exactly_its_url(read: Callable[..., Settings]) -> None:
