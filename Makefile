@@ -2,7 +2,7 @@
 # ARGS goes to the program: make test ARGS="-k lease", make demo ARGS="--help".
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak mutants lint format types imports bench lock clean
+.PHONY: help demo test chaos soak mutants lint format types imports bench lock clean
 
 BIN := .venv/bin
 UV ?= uv
@@ -19,6 +19,9 @@ demo: .venv/.demo ## Run the whole worker on embedded servers against the simula
 
 test: .venv/.dev ## Run all tests, two at a time
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+chaos: .venv/.dev ## Kill, freeze, cut and starve a real fleet: nothing may be lost (ARGS="--minutes 5 --seed 1")
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 soak: .venv/.dev ## Live through 400 days with the clocks moved on (ARGS="--days 400 --connections 300 --seed 1 --minutes 10")
 	@$(BIN)/python -m tests.soak $(ARGS)
