@@ -82,6 +82,7 @@ def check(history: History) -> Verdict:
         *_overdue(history),
         *(Violation("caller_surprised", words) for words in history.surprises),
         *(Violation("not_settled", words) for words in history.restless),
+        *(Violation("nothing_in_clear", f"a token or a realm id in {name}") for name in history.in_clear),
     )
     return Verdict(violations, dict(lost.most_common()), verdicts.count(None), len(excused))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from intuit_simulator import fingerprint
@@ -38,6 +39,9 @@ UNION SELECT fingerprint FROM qbo.candidates
 UNION SELECT refresh_token_fingerprint FROM qbo.connections WHERE refresh_token_fingerprint IS NOT NULL
 """
 
+# Beginnings of refresh tokens, access tokens and realm ids of the simulator's.
+_IN_CLEAR = re.compile(rb"RT1-\d{3}-H0-|eyJhbGciOiJkaXIi|9130350\d{9}")
+
 
 def collect(
     stage: Stage,
@@ -69,6 +73,7 @@ def collect(
         received_ids=frozenset(json.loads(each)["id"] for each in stage.received()),
         surprises=tuple(people.surprises),
         restless=restless,
+        in_clear=tuple(_in_clear(stage)),
     )
 
 
@@ -148,6 +153,12 @@ def _received(stage: Stage) -> Iterator[tuple[int, int]]:
         event = json.loads(each)
         if event["connection_id"] is not None:
             yield event["connection_id"], event["sequence"]
+
+
+def _in_clear(stage: Stage) -> Iterator[str]:
+    for log in sorted(stage.directory.glob("*.log")):
+        if _IN_CLEAR.search(log.read_bytes()):
+            yield log.name
 
 
 def _moment(stage: Stage, when: datetime) -> float:

@@ -59,16 +59,17 @@ class Crew:
         self._members: dict[int, Member] = {}
         self._lock = threading.RLock()
         passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        self._nursery = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.nursery"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(directory / "nursery.log").open("wb"),
-            cwd=directory,
-            env={**passed_on, "HOME": str(directory), "PYTHONPATH": str(ROOT)},
-            start_new_session=True,
-            text=True,
-        )
+        with (directory / "nursery.log").open("wb") as log:
+            self._nursery = subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.nursery"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=directory,
+                env={**passed_on, "HOME": str(directory), "PYTHONPATH": str(ROOT)},
+                start_new_session=True,
+                text=True,
+            )
         watch(self._nursery.pid)
         assert "ready" in self._read()
 

@@ -132,6 +132,7 @@ class History:
         stopped: When faults stopped.
         settled_s: How long everything took to settle then; None if it did not.
         restless: What had not settled, in words.
+        in_clear: Logs in which a token or a realm id was found.
     """
 
     began: float
@@ -151,6 +152,7 @@ class History:
     received_ids: frozenset[int] = frozenset()
     surprises: tuple[str, ...] = ()
     restless: tuple[str, ...] = ()
+    in_clear: tuple[str, ...] = ()
 
     def write(self, file: Path) -> None:
         """Write it down as JSON: it holds fingerprints and our ids, no token and no realm."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 CALLERS = 2
 _CONSENTS_AT_ONCE = 4
+# Many times what any of their calls may take.
+_CALLER_ENDS_WITHIN_S = 60.0
 # A person needs a moment to see the message, and another to try again.
 _NOTICED_AFTER_S = 1.0
 _AWAY = (DBAPIError, DatabaseUnavailable, OSError)
@@ -38,6 +41,7 @@ class People:
     def __init__(self, stage: Stage, *, is_lying: Callable[[], bool], release_guard: Callable[[Stage], bool]) -> None:
         self.counts: Counter[str] = Counter()
         self.surprises: list[str] = []
+        self.ended_by_themselves = 0
         self._stage = stage
         self._is_lying = is_lying
         self._release_guard = release_guard
@@ -62,7 +66,11 @@ class People:
     def quieten(self) -> None:
         """End the callers, and take in what they have met. Customers and operator go on."""
         for caller in self._callers:
-            said, _ = caller.communicate("", timeout=60)
+            try:
+                said, _ = caller.communicate("", timeout=_CALLER_ENDS_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                self.surprises.append("a caller hangs in a call")
+                continue
             if not said:
                 self.surprises.append(f"a caller ended with status {caller.returncode}")
                 continue
@@ -143,27 +151,26 @@ class People:
         )
 
     def _revive(self) -> None:
-        self.counts["ended by itself"] += len(self._stage.crew.revive())
+        self.ended_by_themselves += len(self._stage.crew.revive())
 
     def _start_caller(self, number: int) -> subprocess.Popen[str]:
-        import os  # noqa: PLC0415  # for what is passed on alone
-
         passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         ids = json.dumps([each.id for each in self._stage.connected])
-        started = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.callers", str(number), ids],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(self._stage.directory / f"caller-{number}.log").open("w"),
-            env={
-                **passed_on,
-                "HOME": str(self._stage.directory),
-                "PYTHONPATH": str(ROOT),
-                **self._stage.host_variables(),
-            },
-            cwd=self._stage.directory,
-            start_new_session=True,
-            text=True,
-        )
+        with (self._stage.directory / f"caller-{number}.log").open("w") as log:
+            started = subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.callers", str(number), ids],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={
+                    **passed_on,
+                    "HOME": str(self._stage.directory),
+                    "PYTHONPATH": str(ROOT),
+                    **self._stage.host_variables(),
+                },
+                cwd=self._stage.directory,
+                start_new_session=True,
+                text=True,
+            )
         self._stage.servers.watch(started.pid)
         return started

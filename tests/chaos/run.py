@@ -91,7 +91,13 @@ def run(plan: Plan, *, say: Callable[[str], None], keep: bool = False) -> Outcom
             met=people.counts,
             processes=stage.crew.started,
         )
-        figures = {"seed": plan.seed, "minutes": plan.minutes, **figures, "nemesis_stumbled": nemesis.problems}
+        figures = {
+            "seed": plan.seed,
+            "minutes": plan.minutes,
+            **figures,
+            "processes_ended_by_themselves": people.ended_by_themselves,
+            "nemesis_stumbled": nemesis.problems,
+        }
         kept = None
         if verdict.violations or keep:
             kept = stage.keep()
