@@ -32,11 +32,17 @@ _READY_WITHIN_S = 60.0
 
 @dataclass(slots=True)
 class Member:
-    """A process in a slot; `generation` is that of the variables it was started with."""
+    """A process in a slot.
+
+    Attributes:
+        generation: That of the variables it was started with.
+        is_leaving: It was asked to end.
+    """
 
     pid: int
     generation: int
     frozen_since: float | None = None
+    is_leaving: bool = False
 
 
 class Crew:
@@ -53,6 +59,7 @@ class Crew:
         self.kills: list[Kill] = []
         self.spans: list[Span] = []
         self.started = 0
+        self.ended_by_themselves = 0
         self._directory = directory
         self._variables = dict(variables)
         self._generation = 0
@@ -88,7 +95,7 @@ class Crew:
     def kill(self, slot: int) -> None:
         """End it with kill -9 and start another."""
         with self._lock:
-            member = self._members[slot]
+            member = self._living(slot)
             os.kill(member.pid, signal.SIGKILL)
             self._note_kill(slot, member)
             self.start(slot)
@@ -96,7 +103,7 @@ class Crew:
     def freeze(self, slot: int) -> int:
         """Stop it with SIGSTOP; return its process id."""
         with self._lock:
-            member = self._members[slot]
+            member = self._living(slot)
             os.kill(member.pid, signal.SIGSTOP)
             member.frozen_since = time.monotonic()
             return member.pid
@@ -128,18 +135,12 @@ class Crew:
             for slot, member in self._members.items():
                 self.thaw(slot, member.pid)
 
-    def ended(self) -> list[int]:
-        """Return the slots whose processes have ended by themselves."""
+    def revive(self) -> None:
+        """Start those anew that have ended by themselves: what a supervisor does."""
         with self._lock:
-            return [slot for slot, member in self._members.items() if not _is_running(member.pid)]
-
-    def revive(self) -> list[int]:
-        """Start those anew that have ended by themselves, and return their slots: what a supervisor does."""
-        with self._lock:
-            ended = [slot for slot in self.ended() if slot != HOST]
-            for slot in ended:
-                self.start(slot)
-            return ended
+            for slot in self._members:
+                if slot != HOST:
+                    self._living(slot)
 
     def close(self) -> None:
         """End the nursery and everything that it made."""
@@ -153,6 +154,14 @@ class Crew:
             os.killpg(self._nursery.pid, signal.SIGKILL)
         self._nursery.wait()
         self._nursery.stdout.close()
+
+    def _living(self, slot: int) -> Member:
+        member = self._members[slot]
+        if not _is_running(member.pid):
+            self.ended_by_themselves += not member.is_leaving
+            self._note_thaw(member)
+            self.start(slot)
+        return self._members[slot]
 
     def _arguments(self, slot: int) -> list[str]:
         if slot == BEAT:
@@ -199,6 +208,7 @@ class Crew:
                 if member.generation == self._generation:
                     return  # killed meanwhile, and started anew with these
                 if member.frozen_since is None:
+                    member.is_leaving = True
                     break
             time.sleep(0.1)
         with contextlib.suppress(ProcessLookupError):

@@ -41,7 +41,6 @@ class People:
     def __init__(self, stage: Stage, *, is_lying: Callable[[], bool], release_guard: Callable[[Stage], bool]) -> None:
         self.counts: Counter[str] = Counter()
         self.surprises: list[str] = []
-        self.ended_by_themselves = 0
         self._stage = stage
         self._is_lying = is_lying
         self._release_guard = release_guard
@@ -52,7 +51,12 @@ class People:
         self._consenting = ThreadPoolExecutor(max_workers=_CONSENTS_AT_ONCE)
         self._threads = [
             threading.Thread(target=self._every, args=(seconds, act), daemon=True)
-            for seconds, act in ((0.5, self._customers), (0.5, self._operator), (1.0, self._a_day), (1.0, self._revive))
+            for seconds, act in (
+                (0.5, self._customers),
+                (0.5, self._operator),
+                (1.0, self._a_day),
+                (1.0, stage.crew.revive),
+            )
         ]
         self._callers: list[subprocess.Popen[str]] = []
 
@@ -149,9 +153,6 @@ class People:
             "UPDATE qbo.connections SET next_refresh_at = now() WHERE status = 'active' AND next_refresh_at > now()"
             " AND last_refreshed_at < now() - interval '6 seconds'"
         )
-
-    def _revive(self) -> None:
-        self.ended_by_themselves += len(self._stage.crew.revive())
 
     def _start_caller(self, number: int) -> subprocess.Popen[str]:
         passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}

@@ -95,7 +95,7 @@ def run(plan: Plan, *, say: Callable[[str], None], keep: bool = False) -> Outcom
             "seed": plan.seed,
             "minutes": plan.minutes,
             **figures,
-            "processes_ended_by_themselves": people.ended_by_themselves,
+            "processes_ended_by_themselves": stage.crew.ended_by_themselves,
             "nemesis_stumbled": nemesis.problems,
         }
         kept = None
