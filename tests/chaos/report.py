@@ -31,7 +31,7 @@ def figures(
     Args:
         history: The run.
         verdict: What the checker says of it.
-        faults: By kind: calls, connections or servers that met one.
+        faults: By kind: how often a line or a server, or how many connections of one, met it.
         steps: By kind: what the nemesis has done.
         met: What customers, operator and callers have met.
         processes: How many were started.
@@ -54,7 +54,7 @@ def figures(
         "cuts": steps.get("cut", 0),
         "connections_cut": sum(count for name, count in faults.items() if " cut (" in name),
         "steps": dict(steps),
-        "faults": dict(sorted(faults.items())),
+        "faults": dict(sorted({**faults, **_by_intuit(history)}.items())),
         "processes_started": processes,
         "calls": len(history.calls),
         "answers": dict(answers.most_common()),
@@ -89,6 +89,12 @@ def words(numbers: Mapping[str, Any]) -> Iterator[str]:
         yield f"VIOLATED {violation['promise']}: {violation['words']}"
     count = len(numbers["violations"])
     yield f"{count} violations." if count else "Every promise was kept."
+
+
+def _by_intuit(history: History) -> Counter[str]:
+    """Count the calls that met each of the provider's faults, by the nemesis's names for them."""
+    labels = (label for call in history.calls for label in call.faults.split(",") if label)
+    return Counter(f"intuit {label.partition(':')[2].rpartition('-')[0]}" for label in labels)
 
 
 def _again(history: History) -> int:

@@ -159,6 +159,10 @@ def test_a_lost_answer_to_a_code_is_excused_by_a_worker_killed_meanwhile() -> No
     consented = replace(ROTATED, endpoint="exchange", presented="code")
     history = replace(GIVEN_UP, calls=(consented,), kills=(Kill(10.3, PID),), attempts=())
     assert promises(history) == []
+    later = replace(history, kills=(Kill(13.0, PID),))
+    assert "no_false_verdict" in promises(later), "it had a second for its copy"
+    assert promises(replace(later, spans=(Span("valkey", "cut silent", 9.0, 9.0),))) == [], "which nobody took"
+    assert "no_false_verdict" in promises(replace(later, spans=(Span("valkey", "flush", 14.0, 14.0),)))
     assert "no_false_verdict" in promises(replace(history, kills=(Kill(40.0, PID),)))
 
 
