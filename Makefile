@@ -2,7 +2,7 @@
 # ARGS goes to the program: make test ARGS="-k lease", make demo ARGS="--help".
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test explore soak mutants lint format types imports bench audit lock clean
+.PHONY: help demo example test explore chaos soak mutants lint format types imports bench audit lock clean
 
 BIN := .venv/bin
 UV ?= uv
@@ -25,6 +25,8 @@ test: .venv/.dev ## Run all tests, two at a time
 
 explore: .venv/.dev ## Search every order of attempts and faults for a broken promise (a quarter of an hour)
 	@$(BIN)/python -m tests.explore $(ARGS)
+chaos: .venv/.dev ## Kill, freeze, cut and starve a real fleet: nothing may be lost (ARGS="--minutes 5 --seed 1")
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 soak: .venv/.dev ## Live through 400 days with the clocks moved on (ARGS="--days 400 --connections 300 --seed 1 --minutes 10")
 	@$(BIN)/python -m tests.soak $(ARGS)

@@ -18,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
 from qbo_refresh import configuration
+from qbo_refresh.bounded import BoundedConnection, Overdue
 from qbo_refresh.errors import ConfigurationError, QboRefreshError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ _PASSING_CLASSES = ("08", "40", "53", "57", "58")
 _PASSING = ("25006", "25P03", "25P04", "55P03")
 _NO_TABLE, _NO_SCHEMA, _NO_COLUMN, _NO_PRIVILEGE = "42P01", "3F000", "42703", "42501"
 _PREPARE_AFTER = 3  # executions
+# A line that is half-open, or a server that is frozen, says nothing: nobody who waits for a token waits longer for it.
+STATEMENT_S = 5.0
 _OPTIONS: dict[str, Any] = {
     "prepare_threshold": None,
     "connect_timeout": 3,
@@ -96,9 +99,10 @@ class Database:
     def _connect(self) -> Any:
         # The driver's frames and texts can hold the password: they are not chained to what is raised.
         try:
-            made = psycopg.connect(
+            made = BoundedConnection.connect(
                 self._config.database_url.reveal(), autocommit=True, row_factory=namedtuple_row, **_OPTIONS
             )
+            made.statement_s = STATEMENT_S
             # Planning is two thirds of what a read costs. A pooler gives its clients a process id that is not the
             # server's, and hands each statement to another server, where nothing is prepared.
             if made.execute("SELECT pg_backend_pid() AS pid").fetchall()[0].pid == made.info.backend_pid:
@@ -117,6 +121,10 @@ class Database:
             try:
                 cursor = connection.execute(statement, parameters)
                 return cursor.fetchall() if cursor.description else []
+            except Overdue:
+                # What else is kept has probably died of the same.
+                self._pool.dispose()
+                raise DatabaseAway("PostgreSQL did not answer in time.") from None
             except psycopg.Error as error:
                 raise _translated(error) from None
 

@@ -19,9 +19,9 @@ import sqlalchemy as sa
 from psycopg.rows import namedtuple_row
 from sqlalchemy.exc import DBAPIError
 
+from qbo_refresh.bounded import BoundedConnection
 from qbo_refresh.errors import QboRefreshError
 from worker import log, reaching
-from worker.bounded import BoundedConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

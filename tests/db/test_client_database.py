@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,11 @@ import psycopg
 import pytest
 
 from qbo_refresh import configuration
-from qbo_refresh.database import Database, DatabaseAway
+from qbo_refresh.database import STATEMENT_S, Database, DatabaseAway
 from qbo_refresh.errors import ConfigurationError
 from qbo_refresh.secret import Secret
 from tests.support.processes import ROOT
+from tests.support.proxy import FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +55,23 @@ def test_connections_that_were_cut_off_while_they_were_kept_are_replaced_unnotic
     with psycopg.connect(database_url, autocommit=True) as admin:
         assert len(admin.execute(_CUT).fetchall()) == 3
     assert way.row(_PID, {}).pid
+
+
+def test_a_connection_that_died_without_a_word_holds_nobody_for_ever(config: Configuration, database_url: str) -> None:
+    # Fails without the bound: seen, the caller waits until somebody kills it. A half-open line took the chaos run's
+    # callers, of which `access_token(timeout=2)` was asked.
+    with FaultProxy(database_url) as proxy:
+        way = Database(replace(config, database_url=Secret(proxy.url)))
+        try:
+            assert way.row(_PID, {}).pid
+            proxy.cut("silent")
+            began = time.monotonic()
+            with pytest.raises(DatabaseAway):
+                way.row(_PID, {})
+            assert time.monotonic() - began < 2 * STATEMENT_S
+            assert way.row(_PID, {}).pid, "the next one has a connection that works"
+        finally:
+            way.close()
 
 
 def test_more_callers_than_connections_wait_their_turn(way: Database, database_url: str) -> None:

@@ -1,0 +1,236 @@
+"""The checker of chaos is shown what it must find, and what it must not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.chaos import report
+from tests.chaos.checker import check
+from tests.chaos.history import Attempt, Call, Event, History, Kill, Revoked, Row, Span
+
+PID = 4711
+VERDICT = Event(1, "connection.needs_reauth", 7, 1, at=50.0, delivered=True)
+CURRENT = Row(7, "active", token="t1", current="t1", alive=True, overdue_s=-80_000.0)
+ROTATED = Call(1, "refresh", 7, presented="t0", issued="t1", rotated=True, started=10.0, ended=10.2)
+SAVED = Attempt(7, "refreshed", None, f"host:{PID}", began=9.9, ended=10.3, exposed_us=900)
+ABANDONED = Attempt(7, "abandoned", None, f"host:{PID}", began=9.9, ended=None)
+CALM = History(
+    began=0.0,
+    stopped=100.0,
+    deadline_s=1.3,
+    lease_s=4.0,
+    settled_s=5.0,
+    calls=(ROTATED,),
+    attempts=(SAVED,),
+    events=(),
+    rows=(CURRENT,),
+    known=frozenset({"t1"}),
+)
+LOST = replace(
+    CALM, attempts=(ABANDONED,), rows=(replace(CURRENT, status="suspect", token="t0"),), known=frozenset({"t0"})
+)
+"""The answer to a rotating call has left no trace; what explains it is left to each test."""
+GIVEN_UP = replace(LOST, events=(VERDICT,), received=((7, 1),), received_ids=frozenset({1}))
+
+
+def promises(history: History) -> list[str]:
+    return [violation.promise for violation in check(history).violations]
+
+
+def excuses(history: History) -> list[str]:
+    return list(check(history).lost)
+
+
+def test_a_calm_history_has_no_violation() -> None:
+    assert promises(CALM) == []
+    assert check(CALM).lost == {}
+
+
+def test_two_calls_at_once_are_found() -> None:
+    assert promises(replace(CALM, calls=(replace(ROTATED, overlapped=True),))) == ["never_two_at_once"]
+
+
+def test_a_verdict_about_a_living_grant_whose_token_we_had_is_false() -> None:
+    told = replace(CALM, events=(VERDICT,), received=((7, 1),), received_ids=frozenset({1}))
+    assert promises(told) == ["no_false_verdict"]
+    assert promises(replace(told, calls=())) == ["no_false_verdict"], "it never rotated"
+
+
+def test_a_token_that_was_kept_is_not_excused_by_a_kill() -> None:
+    killed = replace(GIVEN_UP, kills=(Kill(10.3, PID),), known=frozenset({"t0", "t1"}))
+    assert promises(killed) == ["no_false_verdict", "token_lost"]
+    presented = replace(
+        GIVEN_UP, kills=(Kill(10.3, PID),), calls=(ROTATED, replace(ROTATED, presented="t1", rotated=False))
+    )
+    assert "no_false_verdict" in promises(presented)
+
+
+@pytest.mark.parametrize(
+    ("changes", "excuse"),
+    [
+        ({"kills": (Kill(10.1, PID),)}, "killed before it was read and kept"),
+        ({"calls": (replace(ROTATED, faults="cut:cut-3"),)}, "spoiled by the provider: cut"),
+        ({"calls": (replace(ROTATED, faults="latency:latency-1,drip:drip-2"),)}, "spoiled by the provider: drip"),
+        (
+            {"calls": (replace(ROTATED, faults="answer:unavailable after rotating-2"),)},
+            "spoiled by the provider: unavailable after rotating",
+        ),
+        ({"calls": (replace(ROTATED, written=False),)}, "not written whole"),
+        ({"spans": (Span("intuit", "cut reset", 10.1, 10.1),)}, "cut on the way"),
+        ({"calls": (replace(ROTATED, ended=11.5),)}, "after the deadline"),
+        (
+            {"spans": (Span("worker", "frozen", 10.1, 17.0, PID),), "kills": (Kill(17.0, PID, frozen=True),)},
+            "killed before it was read and kept",
+        ),
+        (
+            {"spans": (Span("worker", "frozen", 10.1, 17.0, PID), Span("intuit", "cut reset", 15.0, 15.0))},
+            "cut on the way",
+        ),
+        ({"kills": (Kill(12.0, PID),), "spans": (Span("valkey", "flush", 12.5, 12.5),)}, "killed, and the escrow away"),
+        (
+            {"attempts": (replace(ABANDONED, outcome="deferred", reason="unknown", ended=11.3),)},
+            "after the deadline",
+        ),
+    ],
+)
+def test_what_never_arrived_is_excused_and_counted(changes: dict[str, Any], excuse: str) -> None:
+    history = replace(GIVEN_UP, **changes)
+    assert promises(history) == []
+    assert check(history).lost == {excuse: 2}, "by the verdict, and by the row at the end"
+    assert check(history).excused_verdicts == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"kills": (Kill(10.1, PID + 1),)},
+        {"kills": (Kill(9.0, PID),)},
+        {"kills": (Kill(12.0, PID),)},
+        {"kills": (Kill(10.1, PID, role="beat"),)},
+        {"kills": (Kill(10.1, PID),), "attempts": (SAVED,)},
+        {
+            "kills": (Kill(12.0, PID),),
+            "spans": (Span("valkey", "flush", 90.0, 90.0),),
+            "attempts": (ABANDONED, Attempt(7, "suspect", None, "host:9", began=17.0, ended=17.2)),
+        },
+        {"spans": (Span("intuit", "cut reset", 8.0, 9.0),)},
+        {"spans": (Span("postgres", "cut reset", 10.0, 10.2),)},
+        {"spans": (Span("worker", "frozen", 10.1, 17.0, PID),)},
+        {"calls": (replace(ROTATED, faults="latency:latency-1"),)},
+        {"calls": (replace(ROTATED, faults="override:override-1"),)},
+        {"attempts": (replace(ABANDONED, outcome="deferred", reason="unknown", ended=10.4),)},
+    ],
+)
+def test_what_nothing_explains_is_not_excused(changes: dict[str, Any]) -> None:
+    history = replace(GIVEN_UP, **changes)
+    assert promises(history) == ["no_false_verdict", "token_lost"]
+    assert excuses(history) == []
+
+
+def test_nothing_is_excused_while_the_provider_honours_old_tokens() -> None:
+    graceful = replace(GIVEN_UP, kills=(Kill(10.1, PID),), spans=(Span("policy", "grace", 0.0, 60.0),))
+    assert "no_false_verdict" in promises(graceful)
+
+
+def test_a_verdict_about_a_grant_that_the_user_ended_is_true() -> None:
+    ended = replace(
+        CALM,
+        events=(VERDICT,),
+        received=((7, 1),),
+        received_ids=frozenset({1}),
+        revoked=(Revoked(20.0, 7),),
+        rows=(replace(CURRENT, status="needs_reauth", alive=False),),
+    )
+    assert promises(ended) == []
+    assert check(ended).true_verdicts == 1
+    consented = replace(
+        ROTATED, sequence=2, endpoint="exchange", presented="code", issued="t2", started=30.0, ended=30.1
+    )
+    after = replace(ended, calls=(ROTATED, consented), known=frozenset({"t1", "t2"}))
+    assert "no_false_verdict" in promises(after), "the person had consented again"
+    assert promises(replace(ended, revoked=(Revoked(60.0, 7),))) == ["no_false_verdict"], "it was alive then"
+
+
+def test_a_lost_answer_to_a_code_is_excused_by_a_worker_killed_meanwhile() -> None:
+    consented = replace(ROTATED, endpoint="exchange", presented="code")
+    history = replace(GIVEN_UP, calls=(consented,), kills=(Kill(10.3, PID),), attempts=())
+    assert promises(history) == []
+    later = replace(history, kills=(Kill(13.0, PID),))
+    assert "no_false_verdict" in promises(later), "it had a second for its copy"
+    assert promises(replace(later, spans=(Span("valkey", "cut silent", 9.0, 9.0),))) == [], "which nobody took"
+    assert "no_false_verdict" in promises(replace(later, spans=(Span("valkey", "flush", 14.0, 14.0),)))
+    assert "no_false_verdict" in promises(replace(history, kills=(Kill(40.0, PID),)))
+
+
+@pytest.mark.parametrize(
+    ("row", "promise"),
+    [
+        (replace(CURRENT, alive=False), "status_true"),
+        (replace(CURRENT, status="suspect"), "status_true"),
+        (replace(CURRENT, status="needs_reauth"), "status_true"),
+        (replace(CURRENT, holds=("suspect",)), "status_true"),
+        (replace(CURRENT, overdue_s=60.0), "nobody_overdue"),
+        (replace(CURRENT, token="t0"), "token_lost"),
+        (replace(CURRENT, token=None), "token_lost"),
+    ],
+)
+def test_a_row_that_is_not_as_its_grant_is_found(row: Row, promise: str) -> None:
+    assert promises(replace(CALM, rows=(row,))) == [promise]
+
+
+def events(*sequences: int) -> tuple[Event, ...]:
+    return tuple(Event(number, "sync.paused", 7, number, at=1.0, delivered=True) for number in sequences)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"events": events(1, 2), "received": ((7, 1), (7, 2)), "received_ids": frozenset({1, 2})}, []),
+        ({"events": events(1, 2), "received": ((7, 1), (7, 2), (7, 1)), "received_ids": frozenset({1, 2})}, []),
+        (
+            {"events": events(1, 2), "received": ((7, 2), (7, 1)), "received_ids": frozenset({1, 2})},
+            ["events_in_order"],
+        ),
+        ({"events": events(1, 2), "received": ((7, 1),), "received_ids": frozenset({1})}, ["every_event"]),
+        (
+            {"events": events(1, 3), "received": ((7, 1), (7, 3)), "received_ids": frozenset({1, 3})},
+            ["events_in_order"],
+        ),
+        ({"events": (replace(events(1)[0], delivered=False),)}, ["every_event"]),
+        ({"events": (Event(5, "guard.tripped", None, None, at=1.0, delivered=True),)}, ["every_event"]),
+    ],
+)
+def test_events_that_are_missing_or_out_of_order_are_found(changes: dict[str, Any], found: list[str]) -> None:
+    assert promises(replace(CALM, **changes)) == found
+
+
+def test_what_lies_in_clear_in_a_log_is_found() -> None:
+    assert promises(replace(CALM, in_clear=("worker-3.log",))) == ["nothing_in_clear"]
+
+
+def test_what_a_caller_met_and_what_did_not_settle_are_violations() -> None:
+    assert promises(replace(CALM, surprises=("KeyError",), restless=("3 under way",))) == [
+        "caller_surprised",
+        "not_settled",
+    ]
+
+
+def test_the_figures_say_how_long_a_killed_workers_connections_waited() -> None:
+    history = replace(
+        CALM,
+        attempts=(
+            ABANDONED,
+            Attempt(7, "deferred", "unknown", "host:8", began=14.0, ended=14.5),
+            replace(SAVED, began=19, ended=20),
+        ),
+        kills=(Kill(10.0, PID), Kill(11.0, PID + 1)),
+    )
+    numbers = report.figures(history, check(history), faults={}, steps={"cut": 3}, met={}, processes=9)
+    assert numbers["abandoned_and_claimed_again_s"] == {"count": 1, "median": 4.0, "max": 4.0}
+    assert numbers["killed_to_answered_s"] == {"count": 1, "median": 10.0, "max": 10.0}
+    assert (numbers["kills"], numbers["cuts"], numbers["violations"]) == (2, 3, [])
+    assert "Every promise was kept." in list(report.words(numbers))
