@@ -25,6 +25,7 @@ test: .venv/.dev ## Run all tests, two at a time
 
 explore: .venv/.dev ## Search every order of attempts and faults for a broken promise (a quarter of an hour)
 	@$(BIN)/python -m tests.explore $(ARGS)
+
 chaos: .venv/.dev ## Kill, freeze, cut and starve a real fleet: nothing may be lost (ARGS="--minutes 5 --seed 1")
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
