@@ -20,8 +20,8 @@ demo: .venv/.demo ## Run the whole worker on embedded servers against the simula
 example: .venv/.demo ## Run the example host beside the worker: a customer revokes, syncs pause, reconnects (ARGS="--keep")
 	@PYTHONPATH=examples $(BIN)/python -m story $(ARGS)
 
-test: .venv/.dev ## Run all tests, two at a time
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+test: .venv/.dev ## Run all tests, three at a time: many wait for processes
+	@$(BIN)/python -m pytest -n 3 $(ARGS)
 
 explore: .venv/.dev ## Search every order of attempts and faults for a broken promise (a quarter of an hour)
 	@$(BIN)/python -m tests.explore $(ARGS)
