@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qbo_refresh.errors import QboRefreshError
 from qbo_refresh.sealing import Field, Place, Unsealable
 from qbo_refresh.status import Ending
-from worker import clock, log, policy
+from worker import log, policy
 from worker.errors import IntuitError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def revoke_due(ender: Ender, connection_id: int | None = None) -> int:
     """Revoke what waits for it, of one connection or of all, and return how many tokens Intuit has acknowledged."""
     done = 0
     for _ in range(REVOKED_AT_ONCE):
-        opened_at = clock.boottime()
+        opened_at = ender.refresher.boottime()
         revocation = ender.store.claim_revocation(connection_id)
         if revocation is None:
             break
