@@ -213,7 +213,7 @@ class Store(Protocol):
         """Tell operators, once, that the row holds a token that no attempt of ours wrote."""
 
     def save(self, claim: Claim, grant: SealedGrant, decision: Decision, record: Record) -> Saved:
-        """Put a new grant's tokens into the row if its version is still the claimed one."""
+        """Put a new grant's tokens into the row if version and token are still the claimed ones."""
 
     def save_bare(self, claim: Claim, grant: SealedGrant) -> Saved:
         """Save the tokens alone, with unknown lifetimes."""

@@ -69,7 +69,7 @@ def save(world: World, claim: Claim, grant: SealedGrant, decision: Decision, rec
     written = tables.ledger.get(claim.lease_id)
     if written is not None and written.outcome is Outcome.REFRESHED:
         return Saved.BEFORE
-    if row.token_version != claim.token_version:
+    if (row.token_version, row.refresh_token_fingerprint) != (claim.token_version, claim.fingerprint):
         _release(world, row, claim)
         return _lost(row, grant)
     new = with_tokens(row, claim, grant, decision, world.now)
@@ -169,7 +169,7 @@ def save_bare(world: World, claim: Claim, grant: SealedGrant) -> Saved:
     row = world.tables.rows.get(claim.connection_id)
     if row is None:
         return Saved.GONE
-    if row.token_version != claim.token_version:
+    if (row.token_version, row.refresh_token_fingerprint) != (claim.token_version, claim.fingerprint):
         return _lost(row, grant)
     kept = row.lease_id is not None and row.lease_id != claim.lease_id
     world.commit_row(

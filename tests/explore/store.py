@@ -78,6 +78,7 @@ class MemoryStore:
                 status=row.status,
                 failures=row.failures,
                 in_doubt=row.in_doubt,
+                is_taken_over=held.lease_id is not None,
                 suspect_since=row.suspect_since,
                 needs_reauth_since=row.needs_reauth_since,
                 reason=row.last_reason,
@@ -174,7 +175,7 @@ class MemoryStore:
             self.world.commit_row(told, events=(*self.world.tables.events, (row.id, Event.SECOND_WRITER)))
 
     def save(self, claim: Claim, grant: SealedGrant, decision: Decision, record: Record) -> Saved:
-        """Put a new grant's tokens into the row if its version is still the claimed one."""
+        """Put a new grant's tokens into the row if version and token are still the claimed ones."""
         return saving.save(self.world, claim, grant, decision, record)
 
     def save_bare(self, claim: Claim, grant: SealedGrant) -> Saved:

@@ -90,6 +90,46 @@ def test_a_restore_of_many_versions_finds_the_live_token_in_the_escrow(fleet: Fl
     assert fleet.holds_the_live_token(connected)
 
 
+def test_a_late_save_does_not_overwrite_what_came_under_the_same_version_after_a_failover(
+    fleet: Fleet, refresher: Refresher, start_worker: Callable[..., Runtime]
+) -> None:
+    # Found by the explorer with two faults. Fails where the save compares the version alone: seen.
+    (connected,) = fleet.connect()
+    old = fleet.row(connected.id)
+    assert forced(refresher, connected).outcome is Outcome.REFRESHED
+    fleet.let_pass(MINUTE)
+
+    def meanwhile() -> None:
+        restored_to(fleet, old)
+        fleet.update(connected.id, "lease_id = NULL, leased_until = NULL")  # the claim is lost with the rest
+        assert sweep(start_worker().refresher, connected).outcome is Outcome.REFRESHED
+
+    assert forced(with_seam(refresher, "store", "save", before=meanwhile), connected).reason == "overtaken"
+    assert fleet.holds_the_live_token(connected)
+    for _ in range(2):  # the late token is presented first, is refused, and is in nobody's way
+        assert sweep(refresher, connected).outcome in {Outcome.REFRESHED, Outcome.SKIPPED}
+    assert fleet.holds_the_live_token(connected)
+
+
+def test_a_refusal_over_a_lease_that_nobody_gave_back_is_no_verdict(fleet: Fleet, refresher: Refresher) -> None:
+    # Found by the explorer with two faults: whoever held the lease was frozen with the live token in hand, and kept it
+    # between the other's look into the escrow and its verdict. Fails without `is_taken_over` in policy: seen.
+    (connected,) = fleet.connect()
+    fleet.witness()
+    fleet.simulator.fault("invalid_grant", count=1)
+    assert sweep(refresher, connected).outcome is Outcome.SUSPECT
+    fleet.let_pass(CONFIRMED)
+
+    def meanwhile() -> None:
+        fleet.let_pass(timedelta(seconds=61))
+        fleet.witness()
+        assert sweep(refresher, connected).outcome is Outcome.SUSPECT
+
+    frozen = with_seam(refresher, "escrow", "put", before=meanwhile)
+    assert sweep(frozen, connected).outcome is Outcome.REFRESHED
+    assert (fleet.row(connected.id).status, fleet.holds_the_live_token(connected)) == ("active", True)
+
+
 def test_an_escrow_that_was_silent_once_is_asked_again_before_anything_is_sent(
     fleet: Fleet, refresher: Refresher, start_worker: Callable[..., Runtime]
 ) -> None:

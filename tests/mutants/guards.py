@@ -41,6 +41,10 @@ def _saves(*names: str) -> tuple[str, ...]:
     return tuple(f"tests/db/test_saves.py::{name}" for name in names)
 
 
+def _corners(*names: str) -> tuple[str, ...]:
+    return tuple(f"tests/faults/test_corners.py::{name}" for name in names)
+
+
 def _guards(*names: str) -> tuple[str, ...]:
     return tuple(f"tests/faults/test_guard.py::{name}" for name in names)
 
@@ -49,9 +53,16 @@ _SAVING = (
     Guard(
         "save: the version is compared",
         _OUTCOMES,
-        "    if row.token_version != claim.token_version:\n",
-        "    if False:\n",
+        "(row.token_version, row.refresh_token_fingerprint) != (claim.token_version, claim.fingerprint)",
+        "row.refresh_token_fingerprint != claim.fingerprint",
         _saves("test_a_success_that_another_version_overtook_changes_nothing"),
+    ),
+    Guard(
+        "save: the token is compared, too: a failover lets a version come again",
+        _OUTCOMES,
+        "(row.token_version, row.refresh_token_fingerprint) != (claim.token_version, claim.fingerprint)",
+        "row.token_version != claim.token_version",
+        _corners("test_a_late_save_does_not_overwrite_what_came_under_the_same_version_after_a_failover"),
     ),
     Guard(
         "save: the version is compared in the one statement, too",
@@ -70,8 +81,8 @@ _SAVING = (
     Guard(
         "save: the bare one compares the version",
         _OUTCOMES,
-        'WHERE c.id = %(id)s AND c.token_version = %(version)s\n"""\n\n\ndef save_bare',
-        'WHERE c.id = %(id)s\n"""\n\n\ndef save_bare',
+        "WHERE c.id = %(id)s AND c.token_version = %(version)s\n  AND c.refresh",
+        "WHERE c.id = %(id)s\n  AND c.refresh",
         _saves(
             "test_a_bare_save_that_is_repeated_leaves_no_candidate",
             "test_a_bare_save_that_lost_to_a_disconnect_says_so",
@@ -538,6 +549,13 @@ _VERDICT = (
         "    if standing.status is Status.SUSPECT and confirmed",
         "    if confirmed",
         ("tests/unit/test_answer_properties.py",),
+    ),
+    Guard(
+        "verdict: none over a lease that nobody gave back",
+        _ANSWERS,
+        "    confirmed = confirmed and not standing.is_taken_over\n",
+        "",
+        _corners("test_a_refusal_over_a_lease_that_nobody_gave_back_is_no_verdict"),
     ),
     Guard(
         "verdict: it needs a witness",

@@ -166,10 +166,17 @@ def test_a_refusal_confirmed_after_the_wait_is_a_verdict_with_hold_and_events() 
     [
         suspect(PACE.confirm_after - timedelta(seconds=1)),
         suspect(DAY, untried=1),
+        suspect(DAY, is_taken_over=True),
         standing(Status.SUSPECT, suspect_since=None),
         standing(Status.ACTIVE),
     ],
-    ids=["too soon", "a candidate is untried", "another version's suspicion", "never refused before"],
+    ids=[
+        "too soon",
+        "a candidate is untried",
+        "the lease was not given back",
+        "another version's suspicion",
+        "never refused before",
+    ],
 )
 def test_a_refusal_is_no_verdict(before: Standing) -> None:
     decision = decide(before, GrantRejected())
@@ -210,6 +217,7 @@ def test_operators_hear_of_an_unreadable_row_once() -> None:
         st.sampled_from(LIVING),
         st.integers(0, 10_000),
         st.booleans(),
+        st.booleans(),
         st.none() | st.datetimes(timezones=st.just(UTC)),
         st.none() | st.datetimes(timezones=st.just(UTC)),
         st.integers(0, 3),
@@ -229,6 +237,7 @@ def test_every_decision_is_a_legal_move_and_a_verdict_needs_a_suspect(
         assert before.suspect_since is not None
         assert now - before.suspect_since >= PACE.confirm_after
         assert before.untried == 0
+        assert not before.is_taken_over
     if decision.not_before_in is not None:
         assert timedelta(0) < decision.not_before_in <= HOUR
 

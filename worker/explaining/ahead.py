@@ -55,6 +55,8 @@ def against(row: Row, why_not: str, evidence: Evidence, *, pace: Pace) -> Prospe
     if row.status != Status.SUSPECT or row.suspect_since is None:
         return prospect
     moment = max(row.at, row.due_at or row.at, row.suspect_since + pace.confirm_after)
+    if row.in_doubt and row.is_leased:
+        moment += pace.confirm_after  # over a lease that nobody gave back there is no verdict
     standing = Standing(
         row.id,
         Status.SUSPECT,

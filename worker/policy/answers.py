@@ -29,6 +29,7 @@ class Standing:
 
     Attributes:
         in_doubt: An earlier attempt may have spent the token without our reading the answer.
+        is_taken_over: The lease was somebody's who did not give it back: he may yet come with an answer.
         suspect_since: When this version of the token was first refused; None if it was not.
         needs_reauth_since: When the verdict was given; None if none stands.
         untried: Candidates that Intuit has not yet answered, after this attempt.
@@ -40,6 +41,7 @@ class Standing:
     status: Status
     failures: int = 0
     in_doubt: bool = False
+    is_taken_over: bool = False
     suspect_since: datetime | None = None
     needs_reauth_since: datetime | None = None
     untried: int = 0
@@ -205,6 +207,8 @@ def _refused(standing: Standing, *, now: datetime, pace: Pace) -> Decision:
             failures=standing.failures,
         )
     confirmed = standing.suspect_since is not None and now - standing.suspect_since >= pace.confirm_after
+    # Who held the lease before may be frozen with the live token in hand: he gets CONFIRM_AFTER to come back with it.
+    confirmed = confirmed and not standing.is_taken_over
     if standing.status is Status.SUSPECT and confirmed and not standing.untried:
         return Decision(
             Outcome.NEEDS_REAUTH,

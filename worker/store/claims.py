@@ -70,7 +70,9 @@ WITH held AS MATERIALIZED (
         attempt_began_at = now(), attempt_trigger = %(trigger)s, attempt_worker = %(worker)s
     FROM held
     WHERE c.id = held.id AND (held.usable OR EXISTS (SELECT FROM probe))
-    RETURNING c.*, held.environment, held.client_id, held.blocked, held.is_new_epoch
+    RETURNING c.*, held.environment, held.client_id, held.blocked, held.is_new_epoch,
+              -- a repeated claim cannot tell and says yes
+              held.lease_id IS NOT NULL AS is_taken_over
 ), abandoned AS (
     INSERT INTO qbo.refresh_attempts (attempt_id, connection_id, token_version, trigger, worker, began_at, outcome,
                                       fingerprint_before)
@@ -84,7 +86,7 @@ SELECT id, app_id, environment, client_id, status, grant_number, token_version, 
        refresh_token_fingerprint, in_doubt, failures, suspect_since, needs_reauth_since, last_reason,
        {_SANE.format("refresh_expires_at")}, {_SANE.format("hard_expires_at")}, {_SANE.format("token_obtained_at")},
        expiry_told_days, attempt_began_at, blocked,
-       is_new_epoch,
+       is_new_epoch, is_taken_over,
        second_writer_at IS NULL AND known_fingerprint <> refresh_token_fingerprint AS is_foreign,
        EXISTS (SELECT FROM probe) AS probing,
        EXISTS (SELECT FROM qbo.candidates x WHERE x.connection_id = claimed.id AND x.tried_at IS NULL) AS has_candidates
@@ -130,6 +132,7 @@ def claim(
         status=Status(row.status),
         failures=row.failures,
         in_doubt=row.in_doubt,
+        is_taken_over=row.is_taken_over,
         suspect_since=row.suspect_since,
         needs_reauth_since=row.needs_reauth_since,
         reason=row.last_reason,

@@ -1,6 +1,7 @@
-"""Writing down what an attempt came to: a save compares the version, a failure the lease and the version.
+"""Writing down what an attempt came to: a save compares version and token, a failure the lease and the version.
 
-A late success is kept and a late failure is dropped: a token in hand outranks a lost lease.
+A late success is kept and a late failure is dropped: a token in hand outranks a lost lease. The version alone does not
+tell whether the row is still the claimed one: a failover that loses commits lets the same number come again.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ _SAVE_PLAINLY = f"""
 WITH saved AS (
     UPDATE qbo.connections c SET {_SET_TOKENS}
     WHERE c.id = %(id)s AND c.token_version = %(version)s AND c.lease_id = %(attempt_id)s AND c.status = 'active'
+      AND c.refresh_token_fingerprint IS NOT DISTINCT FROM %(claimed)s
       AND NOT EXISTS (SELECT FROM qbo.app_blocks b WHERE b.app_id = c.app_id AND b.secret_hash = %(secret_hash)s)
     RETURNING c.id
 )
@@ -87,7 +89,7 @@ _WRITE_LEDGER = f"INSERT INTO qbo.refresh_attempts {_LEDGER_COLUMNS} VALUES ({_L
 
 
 def save(db: Database, claim: Claim, grant: SealedGrant, decision: Decision, record: Record) -> Saved:
-    """Put a new grant's tokens into the row if its version is still the claimed one. One transaction."""
+    """Put a new grant's tokens into the row if version and token are still the claimed ones. One transaction."""
     values = _grant_values(claim, grant) | _ledger_values(claim, decision, record)
     values["fingerprint_after"] = grant.received.fingerprint
     values["next_refresh_in"] = decision.next_refresh_in
@@ -105,7 +107,7 @@ def _save_fully(db: Database, claim: Claim, grant: SealedGrant, decision: Decisi
         return Saved.GONE
     if row.applied:
         return Saved.BEFORE
-    if row.token_version != claim.token_version:
+    if (row.token_version, row.refresh_token_fingerprint) != (claim.token_version, claim.fingerprint):
         _release(db, claim)
         lost = _lost(row.status, row.refresh_token_fingerprint, grant)
         if lost is Saved.DISCONNECTED:
@@ -160,6 +162,7 @@ UPDATE qbo.connections c SET
     leased_until = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.leased_until END,
     in_doubt = false, suspect_since = NULL, next_refresh_at = now()
 WHERE c.id = %(id)s AND c.token_version = %(version)s
+  AND c.refresh_token_fingerprint IS NOT DISTINCT FROM %(claimed)s
 """
 
 
@@ -249,6 +252,7 @@ def _conclude(db: Database, claim: Claim, decision: Decision, record: Record) ->
 def _grant_values(claim: Claim, grant: SealedGrant) -> dict[str, Any]:
     return {
         "id": claim.connection_id,
+        "claimed": claim.fingerprint,
         "attempt_id": claim.lease_id,
         "version": claim.token_version,
         "refresh_token": grant.received.refresh_token,
