@@ -6,10 +6,6 @@ a refresh token is ever in this process: the worker exchanges the code.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
 import re
 import secrets
 import time
@@ -17,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from qbo_refresh import broker, configuration
+from qbo_refresh import broker, configuration, consent_state
 from qbo_refresh.database import Database, DatabaseAway, database
 from qbo_refresh.errors import (
     ConfigurationError,
@@ -27,7 +23,7 @@ from qbo_refresh.errors import (
     UnknownConnection,
     WrongRealm,
 )
-from qbo_refresh.sealing import Field, Unsealable, authorization_place
+from qbo_refresh.sealing import Field, authorization_place
 from qbo_refresh.secret import Secret
 from qbo_refresh.status import Authorized
 
@@ -38,8 +34,6 @@ if TYPE_CHECKING:
 
 SCOPE = "com.intuit.quickbooks.accounting"
 STATE_LIVES_S = 600
-_SHORTEST_SESSION_NONCE = 16
-_STATE = re.compile(r"(?P<key>[a-z0-9._-]{1,32})\.(?P<nonce>[\w-]{32})\.(?P<signature>[\w-]{43})")
 _CODE = re.compile(r"[\x21-\x7e]{1,4096}")
 _REALM = re.compile(r"[\x21-\x7e]{1,64}")  # as the import takes them
 _ASK_AGAIN_S, _RETRY_AFTER_S = 3.0, 2.0
@@ -126,9 +120,9 @@ def begin(
     redirect_url: str,
 ) -> str:
     """Do what `authorize_url` does, with a redirect URL of the caller's."""
-    _check(session)
+    consent_state.check(session)
     nonce = secrets.token_bytes(24)
-    state, key_id = _state(config, nonce, session)
+    state, key_id = consent_state.signed(config, nonce, session)
     try:
         goal = _goal(database(), connection, environment=environment, client_id=client_id)
         database().rows(
@@ -141,8 +135,8 @@ def begin(
                 "external": goal.external_id,
                 "label": label,
                 "redirect": redirect_url,
-                "state": _hash(nonce),
-                "session": _session_hash(config, session, key_id),
+                "state": consent_state.nonce_hash(nonce),
+                "session": consent_state.session_hash(config, session, key_id),
                 "lives": STATE_LIVES_S,
             },
         )
@@ -199,14 +193,16 @@ def accept(config: Configuration, code: str, state: str, realm_id: str, session_
 
 
 def _accept(config: Configuration, brought: _Brought) -> int:
-    _check(brought.session)
-    nonce, key_id = _verified(config, brought.state, brought.session)
+    consent_state.check(brought.session)
+    nonce, key_id = consent_state.verified(config, brought.state, brought.session)
     if not (_CODE.fullmatch(brought.code.reveal()) and _REALM.fullmatch(brought.realm_id.reveal())):
         raise InvalidState("malformed")
     values: dict[str, Any] = {
-        "state": _hash(nonce),
-        "session": _session_hash(config, brought.session, key_id),
-        "code_hash": config.keyring.sign(b"code\x00" + _digest(brought.code, brought.realm_id), key_id=key_id)[1],
+        "state": consent_state.nonce_hash(nonce),
+        "session": consent_state.session_hash(config, brought.session, key_id),
+        "code_hash": config.keyring.sign(
+            b"code\x00" + consent_state.digest(brought.code, brought.realm_id), key_id=key_id
+        )[1],
     }
     row = database().row(
         "SELECT z.id, a.environment FROM qbo.authorizations z JOIN qbo.apps a ON a.id = z.app_id"
@@ -253,68 +249,9 @@ def _check_used(values: dict[str, Any]) -> None:
         raise InvalidState("used")
 
 
-def _digest(*parts: Secret) -> bytes:
-    """Return a hash of strings, so that what is signed of them may stand in a variable."""
-    return hashlib.sha256("\x00".join(part.reveal() for part in parts).encode()).digest()
-
-
 def _hidden(given: str) -> Secret:
     """Return what a web application gave, whose types nobody has checked: what is no string is as good as nothing."""
     return Secret(given if isinstance(given, str) else "")
-
-
-def _check(session: Secret) -> None:
-    if len(session.reveal()) < _SHORTEST_SESSION_NONCE:
-        raise ValueError(
-            f"session_nonce must be a random string of {_SHORTEST_SESSION_NONCE} characters or more that the browser's"
-            " session keeps: secrets.token_urlsafe() makes one."
-        )
-
-
-def _hash(nonce: bytes) -> bytes:
-    return hashlib.sha256(nonce).digest()
-
-
-def _session_hash(config: Configuration, session: Secret, key_id: str) -> bytes:
-    return config.keyring.sign(b"session\x00" + _digest(session), key_id=key_id)[1]
-
-
-def _signed(nonce: bytes, session: Secret) -> bytes:
-    return b"state\x00" + nonce + _digest(session)
-
-
-def _state(config: Configuration, nonce: bytes, session: Secret) -> tuple[str, str]:
-    key_id, signature = config.keyring.sign(_signed(nonce, session))
-    return f"{key_id}.{_text(nonce)}.{_text(signature)}", key_id
-
-
-def _text(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _data(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-
-
-def _verified(config: Configuration, state: str, session: Secret) -> tuple[bytes, str]:
-    """Return the nonce of a state that we signed for this session, and the key's id.
-
-    Raises:
-        InvalidState: It is none.
-    """
-    found = _STATE.fullmatch(state) if isinstance(state, str) else None
-    if found is None:
-        raise InvalidState("malformed")
-    try:
-        nonce, signature = _data(found["nonce"]), _data(found["signature"])
-        _, expected = config.keyring.sign(_signed(nonce, session), key_id=found["key"])
-    except (binascii.Error, ValueError):
-        raise InvalidState("malformed") from None
-    except Unsealable:
-        raise InvalidState("unknown_key") from None
-    if not hmac.compare_digest(signature, expected):
-        raise InvalidState("signature")
-    return nonce, found["key"]
 
 
 def _goal(db: Database, connection: int | str, *, environment: str | None, client_id: str | None) -> _Goal:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -8,10 +9,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 import qbo_refresh
-from qbo_refresh import configuration
+from qbo_refresh import configuration, consent_state
 from qbo_refresh.errors import ConfigurationError, InvalidState, UnknownConnection
 from qbo_refresh.sealing import Field as Sealed
 from qbo_refresh.sealing import Unsealable, authorization_place, new_key
+from qbo_refresh.secret import Secret
 from tests.support.consents import REDIRECT
 
 if TYPE_CHECKING:
@@ -72,15 +74,10 @@ def test_a_state_of_another_session_is_refused(fleet: Fleet, consents: Consents)
 
 
 def test_a_session_is_compared_in_the_row_too(fleet: Fleet, consents: Consents) -> None:
-    from qbo_refresh import authorizing  # noqa: PLC0415  # to sign as only a thief of the keys could
-    from qbo_refresh.secret import Secret  # noqa: PLC0415  # as above
-
     (connected,) = fleet.connect()
     brought = consents.consent(connected.id, connected.realm_id)
-    key, nonce, _ = brought.state.rsplit(".", 2)
-    signed = authorizing._signed(authorizing._data(nonce), Secret(SESSION))  # noqa: SLF001
-    _, signature = consents.config.keyring.sign(signed, key_id=key)
-    forged = f"{key}.{nonce}.{authorizing._text(signature)}"  # noqa: SLF001  # as above
+    nonce = base64.urlsafe_b64decode(brought.state.split(".")[-2])
+    forged, _ = consent_state.signed(consents.config, nonce, Secret(SESSION))  # as only a thief of the keys could
     assert refused(consents, replace(brought, state=forged, session=SESSION)) == "session"
 
 

@@ -75,7 +75,7 @@ class Watch:
         node = self._grant_lives(node, held | in_hand)
         if provider.is_alive and provider.current in node.received and "lost" not in node.marks:
             node = self._not_lost(before, move, node, held | in_hand)
-        self._no_false_verdict(before.moment.tables.rows[SUBJECT_ID].status, held, in_hand)
+        self._no_false_verdict(before.moment.tables.rows[SUBJECT_ID].status, node, held, in_hand)
         return node
 
     def _grant_lives(self, node: Node, held: frozenset[str] | set[str]) -> Node:
@@ -97,9 +97,9 @@ class Watch:
             self.excused["token lost: the worker died before a copy was acknowledged"] += 1
         elif "lied to" in node.marks and token in self._refused():
             self.excused["token refused by a lie: a candidate is presented once"] += 1
-        elif move.faults and self.scene.config.faults - node.faults_left > 1:
+        elif move.faults and self._several(node):
             self.excused["token lost by a second fault"] += 1
-        elif move.passes and self.scene.config.faults - node.faults_left > 1:
+        elif move.passes and self._several(node):
             self.excused["token lost by the end of the escrow's copy, after two faults"] += 1
         else:
             raise Violation("a token that was received is lost")
@@ -110,13 +110,16 @@ class Watch:
         names = self.sameness.names
         return {names.values[each.fingerprint] for each in self.scene.world.tables.candidates if each.tried_at}
 
-    def _no_false_verdict(self, before: Status, held: frozenset[str], in_hand: set[str]) -> None:
+    def _no_false_verdict(self, before: Status, node: Node, held: frozenset[str], in_hand: set[str]) -> None:
         provider, row = self.scene.world.provider, self.scene.world.tables.rows[SUBJECT_ID]
         if row.status is not Status.NEEDS_REAUTH or before is Status.NEEDS_REAUTH:
             return
-        if any(provider.accepts(token) for token in held):
+        live = {token for token in held | in_hand if provider.accepts(token)}
+        # One that comes back after CONFIRM_AFTER may keep its copy after the other's look into the escrow; its late
+        # save takes the verdict back.
+        if live - in_hand or (live & held and not self._several(node)):
             raise Violation("needs_reauth while a token that is held would have been accepted")
-        if any(provider.accepts(token) for token in in_hand):
+        if live:
             self.excused["verdict while a frozen worker alone held the live token"] += 1
 
     def end(self, node: Node) -> None:
@@ -154,8 +157,11 @@ class Watch:
 
     def _excuses(self, node: Node) -> frozenset[str]:
         """Return what excuses the end of a grant."""
-        several = self.scene.config.faults - node.faults_left > 1
-        return (FROZEN | SECOND if several else FROZEN) & node.marks
+        return (FROZEN | SECOND if self._several(node) else FROZEN) & node.marks
+
+    def _several(self, node: Node) -> bool:
+        """Whether more than one fault has come."""
+        return self.scene.config.faults - node.faults_left > 1
 
     def _is_excused(self, node: Node) -> bool:
         return bool(self._excuses(node)) and self.scene.world.provider.grant.ended == REUSED

@@ -30,7 +30,10 @@ class Guard:
 
 _OUTCOMES = "worker/store/outcomes.py"
 _CLAIMS = "worker/store/claims.py"
-_REFRESH = "worker/refresh.py"
+_REFRESH = "worker/refresh/__init__.py"
+_PRESENTING = "worker/refresh/presenting.py"
+_KEEPING = "worker/refresh/keeping.py"
+_UNDER_WAY = "worker/refresh/under_way.py"
 _TRANSPORT = "worker/intuit/transport.py"
 _ANSWERS = "worker/policy/answers.py"
 _VERDICTS = "worker/policy/verdicts.py"
@@ -133,8 +136,8 @@ _SAVING = (
     ),
     Guard(
         "save: what is refused for good becomes a candidate",
-        _REFRESH,
-        "    refresher.store.add_candidate(grant.received, Source.REFUSED_SAVE)\n",
+        _KEEPING,
+        "    store.add_candidate(grant.received, Source.REFUSED_SAVE)\n",
         "",
         (
             "tests/faults/test_outages.py::test_row_23_a_row_whose_every_save_is_refused_becomes_a_candidate_and_the_others_go_on",
@@ -142,8 +145,8 @@ _SAVING = (
     ),
     Guard(
         "save: what lost the comparison becomes a candidate",
-        _REFRESH,
-        "        refresher.store.add_candidate(received, Source.LATE_SAVE)\n",
+        _KEEPING,
+        "        attempt.by.store.add_candidate(received, Source.LATE_SAVE)\n",
         "",
         (
             "tests/faults/test_late.py::test_row_7_a_process_frozen_between_answer_and_save_does_not_overwrite_the_newer_token",
@@ -283,7 +286,7 @@ _CLAIMING = (
     ),
     Guard(
         "epoch: the escrow is looked into first",
-        _REFRESH,
+        _PRESENTING,
         "claim.standing.suspect_since is not None or claim.is_new_epoch:",
         "claim.standing.suspect_since is not None:",
         ("tests/faults/test_epoch.py::test_row_25_a_restored_database_spends_no_stale_token_and_loses_none",),
@@ -291,7 +294,7 @@ _CLAIMING = (
     Guard(
         "epoch: a silent escrow sends nothing",
         _REFRESH,
-        "        if claim.is_new_epoch and tally.escrow_silent:\n",
+        "        if claim.is_new_epoch and attempt.escrow_silent:\n",
         "        if False:\n",
         ("tests/faults/test_epoch.py::test_row_25_a_silent_escrow_in_a_new_epoch_sends_nothing",),
     ),
@@ -405,9 +408,9 @@ _SENDING = (
     ),
     Guard(
         "keys: the previous secret is tried",
-        _REFRESH,
-        "    for secret in _secrets(refresher, claim):\n",
-        "    for secret in _secrets(refresher, claim)[:1]:\n",
+        _PRESENTING,
+        "    for secret in _secrets(attempt):\n",
+        "    for secret in _secrets(attempt)[:1]:\n",
         ("tests/faults/test_refusals.py::test_row_20_the_previous_secret_is_tried_when_the_new_one_is_refused",),
     ),
     Guard(
@@ -446,8 +449,8 @@ _SENDING = (
 _VERDICT = (
     Guard(
         "escrow: a copy before the save",
-        _REFRESH,
-        "        kept = refresher.escrow.put(received)\n",
+        _KEEPING,
+        "        kept = by.escrow.put(received)\n",
         "        kept = True\n",
         (
             "tests/faults/test_crashes.py::test_row_5_what_dies_anywhere_else_than_between_answer_and_escrow_loses_nothing",
@@ -455,7 +458,7 @@ _VERDICT = (
     ),
     Guard(
         "escrow: looked into when in doubt",
-        _REFRESH,
+        _PRESENTING,
         "    if claim.standing.in_doubt or claim.standing.suspect_since is not None or claim.is_new_epoch:\n",
         "    if claim.standing.suspect_since is not None or claim.is_new_epoch:\n",
         (
@@ -464,9 +467,9 @@ _VERDICT = (
     ),
     Guard(
         "escrow: one that does not answer withholds the verdict",
-        _REFRESH,
-        "    unknown = tally.escrow_silent and claim.claimed_at - since < policy.DAY\n",
-        "    unknown = False\n",
+        _UNDER_WAY,
+        "        unknown = self.escrow_silent and self.claim.claimed_at - since < policy.DAY\n",
+        "        unknown = False\n",
         ("tests/faults/test_attacks.py::test_an_escrow_that_cannot_be_asked_withholds_the_verdict",),
     ),
     Guard(
@@ -491,7 +494,7 @@ _VERDICT = (
     ),
     Guard(
         "candidates: older ones after the row's token",
-        _REFRESH,
+        _PRESENTING,
         "        if candidate.base_version >= claim.token_version:\n",
         "        if candidate.base_version >= 0:\n",
         (
@@ -763,7 +766,7 @@ _STATES = "tests/db/test_states.py::"
 _CONSENT: tuple[Guard, ...] = (
     Guard(
         "consent: the state's signature",
-        _AUTHORIZING,
+        "qbo_refresh/consent_state.py",
         "    if not hmac.compare_digest(signature, expected):\n",
         "    if False:\n",
         (
