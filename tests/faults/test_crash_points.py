@@ -1,11 +1,7 @@
-"""Row 5 by enumeration: an attempt ends at every moment before and after each of its calls, and at every two."""
+"""Row 5 by enumeration: an attempt ends at every two moments before and after its calls. `test_kills` has processes."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -13,7 +9,6 @@ import pytest
 
 from qbo_refresh.status import Outcome
 from tests.support.dying import Steps
-from tests.support.processes import PASSED_ON, ROOT
 from tests.support.seams import Killed, killed
 from worker.attempt import Trigger
 from worker.refresh import Refresher, refresh
@@ -68,24 +63,6 @@ def assert_kept_or_excused(fleet: Fleet, by: Refresher, connected: Connected, *,
 def test_these_are_the_steps_of_an_ordinary_attempt(fleet: Fleet, refresher: Refresher) -> None:
     (connected,) = fleet.connect()
     assert attempt(refresher, connected, None) == (False, ORDINARY)
-
-
-@pytest.mark.parametrize("moment", range(2 * len(ORDINARY)))
-def test_row_5_kill_9_of_a_process_at_every_moment_of_an_attempt(
-    fleet: Fleet, second_refresher: Refresher, environment: dict[str, str], moment: int
-) -> None:
-    # Fails without `escrow.find` in `_candidates`: seen, at the moments 5 and 6.
-    (connected,) = fleet.connect()
-    dying = subprocess.run(
-        [sys.executable, "-m", "tests.support.dying", str(connected.id), str(moment)],
-        cwd=ROOT,
-        env={name: os.environ[name] for name in PASSED_ON if name in os.environ} | environment,
-        check=False,
-        timeout=60,
-    )
-    assert dying.returncode == -signal.SIGKILL
-    calls = ORDINARY[: moment // 2 + 1]
-    assert_kept_or_excused(fleet, second_refresher, connected, exposed=was_exposed(calls, moment))
 
 
 @pytest.mark.parametrize("policy", ["strict", "grace", "reuse-revokes", "daily"])
