@@ -116,6 +116,7 @@ class Kills:
         assert not row.in_doubt or status == "suspect", "a doubt that a refusal has not cleared"
         assert self.fleet.holds(connected.id) == HOLDS[status], life
         assert self.fleet.events(connected.id) == events, life
+        assert status == "suspect" or all(each.tried_at for each in self.fleet.candidates(connected.id)), life
 
 
 @pytest.fixture
