@@ -14,7 +14,11 @@ from worker.attempt import Trigger
 from worker.refresh import Refresher, refresh
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.fleet import Connected, Fleet
+    from worker.embedded import Servers
+    from worker.runtime import Runtime
 
 LEASE = timedelta(seconds=61)
 ORDINARY = ["store.claim", "intuit.refresh", "escrow.put", "store.save", "escrow.settle"]
@@ -85,6 +89,38 @@ def test_row_5_an_attempt_and_the_one_after_it_end_at_every_two_moments(
             break
         second += 1
     assert second >= 2 * len(ORDINARY) - 4, "the second attempt had its moments too"
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["a success", "a second refusal"])
+def test_row_4_redis_that_goes_away_at_any_moment_of_an_attempt_loses_nothing_and_makes_no_verdict(
+    fleet: Fleet, refresher: Refresher, start_worker: Callable[..., Runtime], session_servers: Servers, *, refused: bool
+) -> None:
+    """An escrow that cannot be asked may hold the live token: the verdict waits, and comes once it answers."""
+    # Fails without `escrow_silent` in `_untried`.
+    for moment in range(2 * len(REFUSED if refused else ORDINARY)):
+        by = start_worker().refresher  # one that has not met a Redis that is away yet
+        (connected,) = fleet.connect()
+        if refused:
+            fleet.simulator.revoke(connected.realm_id)
+            assert refresh(refresher, connected.id, trigger=Trigger.SWEEP).outcome is Outcome.SUSPECT
+            fleet.witness()
+            fleet.let_pass(timedelta(minutes=16))
+            fleet.db.execute("UPDATE qbo.apps SET guard_tripped_at = NULL, population = 100000, population_at = now()")
+        steps = Steps(moment, session_servers.stop_valkey)
+        try:
+            result = refresh(steps.around(by), connected.id, trigger=Trigger.SWEEP)
+        finally:
+            session_servers.start_valkey()
+        if not refused:
+            assert (result.outcome, fleet.holds_the_live_token(connected)) == (Outcome.REFRESHED, True)
+            continue
+        asked = moment > 2 * REFUSED.index("escrow.find")
+        assert result.outcome is (Outcome.NEEDS_REAUTH if asked else Outcome.SUSPECT), moment
+        if not asked:
+            assert fleet.attempts(connected.id)[-1].withheld == "candidate"
+            fleet.let_pass(timedelta(minutes=16))
+            refresh(refresher, connected.id, trigger=Trigger.SWEEP)
+        assert fleet.events(connected.id) == ["connection.needs_reauth", "sync.paused"]
 
 
 @pytest.mark.parametrize("moment", range(2 * len(REFUSED)))

@@ -18,6 +18,7 @@ from worker.errors import (
 from worker.policy import expiry
 from worker.policy.pace import LONGEST_THROTTLE, UNREADABLE_PAUSE, Pace
 from worker.policy.schedule import backoff, next_refresh_in
+from worker.policy.verdicts import Withheld
 from worker.tokens import TokenSet
 
 SECOND_CHANCES = (timedelta(hours=3), timedelta(hours=24))
@@ -204,8 +205,9 @@ def _refused(standing: Standing, *, now: datetime, pace: Pace) -> Decision:
             not_before_in=UNREADABLE_PAUSE if waits else None,
             failures=standing.failures,
         )
-    confirmed = standing.suspect_since is not None and now - standing.suspect_since >= pace.confirm_after
-    if standing.status is Status.SUSPECT and confirmed and not standing.untried:
+    since = standing.suspect_since if standing.status is Status.SUSPECT else None
+    confirmed = since is not None and now - since >= pace.confirm_after
+    if confirmed and not standing.untried:
         return Decision(
             Outcome.NEEDS_REAUTH,
             reason,
@@ -223,6 +225,7 @@ def _refused(standing: Standing, *, now: datetime, pace: Pace) -> Decision:
         not_before_in=pace.confirm_after,
         failures=standing.failures,
         hold=Hold.SUSPECT,
+        withheld=Withheld.CANDIDATE if confirmed else None,
     )
 
 
