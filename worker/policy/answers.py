@@ -205,9 +205,8 @@ def _refused(standing: Standing, *, now: datetime, pace: Pace) -> Decision:
             not_before_in=UNREADABLE_PAUSE if waits else None,
             failures=standing.failures,
         )
-    since = standing.suspect_since if standing.status is Status.SUSPECT else None
-    confirmed = since is not None and now - since >= pace.confirm_after
-    if confirmed and not standing.untried:
+    confirmed = standing.suspect_since is not None and now - standing.suspect_since >= pace.confirm_after
+    if standing.status is Status.SUSPECT and confirmed and not standing.untried:
         return Decision(
             Outcome.NEEDS_REAUTH,
             reason,
@@ -225,7 +224,7 @@ def _refused(standing: Standing, *, now: datetime, pace: Pace) -> Decision:
         not_before_in=pace.confirm_after,
         failures=standing.failures,
         hold=Hold.SUSPECT,
-        withheld=Withheld.CANDIDATE if confirmed else None,
+        withheld=Withheld.CANDIDATE if confirmed and standing.status is Status.SUSPECT else None,
     )
 
 
