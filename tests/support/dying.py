@@ -1,19 +1,14 @@
-"""A refresh that ends before or after a call of its ports, whichever it is; as a program it dies of kill -9 there."""
+"""A refresh that ends before or after a call of its ports, whichever it is."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from worker import runtime
-from worker.attempt import Trigger
-from worker.refresh import Refresher, Result, refresh
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from worker.refresh import Refresher
 
 
 @dataclass
@@ -54,13 +49,3 @@ class _Counted:
     def __getattr__(self, method: str) -> Any:
         real, name = getattr(self._port, method), f"{self._name}.{method}"
         return lambda *args, **kwargs: self._steps.call(name, lambda: real(*args, **kwargs))
-
-
-def main(connection_id: int, moment: int) -> Result:
-    """Refresh one connection with the settings of the environment, and die on the way."""
-    steps = Steps(moment, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    return refresh(steps.around(runtime.current().refresher), connection_id, trigger=Trigger.SWEEP)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -116,7 +119,7 @@ datetime.datetime = Shifted
 
 @pytest.mark.parametrize("shift_s", [-3600, 3600, 400 * 86400])
 def test_row_32_a_worker_and_a_beat_whose_clock_is_wrong_work_as_all_others(
-    programs: Programs, fleet: Fleet, tmp_path: Path, shift_s: int
+    programs: Programs, fleet: Fleet, environment: dict[str, str], tmp_path: Path, shift_s: int
 ) -> None:
     # Fails with a claim by the worker's clock: seen, nothing is due for an hour.
     site = tmp_path / "site"
@@ -141,3 +144,17 @@ def test_row_32_a_worker_and_a_beat_whose_clock_is_wrong_work_as_all_others(
     assert fleet.db.execute(ledger).one().n == 0, "by the database's clock"
     assert fleet.events() == []
     assert (worker.is_running, beat.is_running) == (True, True)
+    doctor = subprocess.run(
+        [sys.executable, "-m", "worker.cli", "doctor", "--offline"],
+        env={"PATH": os.environ["PATH"], **environment, **wrong},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert doctor.returncode == 1, doctor.stderr
+    apart = re.search(r"PostgreSQL's is (\d+) s (\w+): set this machine's clock", " ".join(doctor.stdout.split()))
+    assert apart is not None, doctor.stdout
+    assert abs(int(apart[1]) - abs(shift_s)) <= 1
+    assert apart[2] == ("behind" if shift_s > 0 else "ahead")

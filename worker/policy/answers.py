@@ -18,6 +18,7 @@ from worker.errors import (
 from worker.policy import expiry
 from worker.policy.pace import LONGEST_THROTTLE, UNREADABLE_PAUSE, Pace
 from worker.policy.schedule import backoff, next_refresh_in
+from worker.policy.verdicts import Withheld
 from worker.tokens import TokenSet
 
 SECOND_CHANCES = (timedelta(hours=3), timedelta(hours=24))
@@ -227,6 +228,7 @@ def _refused(standing: Standing, *, now: datetime, pace: Pace) -> Decision:
         not_before_in=pace.confirm_after,
         failures=standing.failures,
         hold=Hold.SUSPECT,
+        withheld=Withheld.CANDIDATE if confirmed and standing.status is Status.SUSPECT else None,
     )
 
 

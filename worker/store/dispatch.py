@@ -80,7 +80,8 @@ def open_apps(db: Database, keys: tuple[Keys, ...]) -> tuple[list[int], list[int
     return [row.id for row in rows if row.usable], [row.id for row in rows if not row.usable and row.probe]
 
 
-# Rows that another dispatcher has locked or marked, and those under a lease, are passed over.
+# Rows that another dispatcher has locked or marked, and those under a lease, are passed over. By an array and not a
+# join, for which PostgreSQL may read the whole table, with all the rows that cannot go.
 _MARK = """
 WITH picked AS (
     SELECT id FROM qbo.connections
@@ -88,7 +89,7 @@ WITH picked AS (
       AND (lease_id IS NULL OR leased_until <= now())
     ORDER BY {order} LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
-UPDATE qbo.connections c SET queued_until = now() + %(mark)s::interval FROM picked WHERE c.id = picked.id
+UPDATE qbo.connections c SET queued_until = now() + %(mark)s::interval WHERE c.id = ANY (ARRAY(SELECT id FROM picked))
 RETURNING c.id, c.due_at
 """
 _UNMARKED = "(queued_until IS NULL OR queued_until <= now())"
