@@ -33,6 +33,7 @@ _OPTIONS = (
     "--no-sandbox",
     "--no-first-run",
     "--no-proxy-server",
+    "--hide-scrollbars",
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--disable-background-networking",
@@ -45,8 +46,8 @@ _PIPES = 'exec "$0" "$@" 3<&0 4>&1 </dev/null >&2'
 _PRESS = {"type": "mousePressed", "button": "left", "clickCount": 1}
 
 
-class NotShown(Exception):
-    """The page is being loaded, or has no such element."""
+class NotAnswered(Exception):
+    """Chromium could not do it, mostly because the page is just being replaced."""
 
 
 class Chromium:
@@ -92,9 +93,8 @@ class Chromium:
 
     def resize(self, width: int, height: int) -> None:
         """Make the window that large."""
-        self._ask(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < height
-        )
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._ask("Emulation.setDeviceMetricsOverride", **size)
 
     def must_be_scrolled_sideways(self) -> bool:
         """Say whether the page is wider than its window."""
@@ -108,7 +108,7 @@ class Chromium:
         """Say whether a click has led away; a page that reloads itself may swallow one."""
         if self._evaluate("performance.timeOrigin") == before and self._press(selector):
             return False
-        return self._evaluate("document.readyState") == "complete"
+        return bool(self._evaluate("document.readyState") == "complete")
 
     def _press(self, selector: str) -> bool:
         place = self._evaluate(
@@ -125,7 +125,7 @@ class Chromium:
         """Return what JavaScript says in the page; None while it is being replaced."""
         try:
             return self._ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
-        except NotShown:
+        except NotAnswered:
             return None
 
     def _ask(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class Chromium:
             said = self._hear()
             if said.get("id") == self._asked:
                 if "error" in said:
-                    raise NotShown(f"{method}: {said['error']}")
+                    raise NotAnswered(f"{method}: {said['error']}")
                 return dict(said["result"])
 
     def _hear(self) -> dict[str, Any]:
