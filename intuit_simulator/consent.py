@@ -13,8 +13,15 @@ _LOOPBACK: Final = {"127.0.0.1", "localhost", "::1"}
 _SHOWN_COMPANIES: Final = 20
 _CARRIED: Final = ("client_id", "redirect_uri", "scope", "state")
 
+_STYLE: Final = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 40rem; margin: 2rem auto; padding: 0 1rem }
+body, fieldset { overflow-wrap: anywhere } fieldset { margin: 0 0 1rem; min-width: 0 } label { line-height: 2 }
+button { font: inherit; padding: .25rem 1rem }
+"""
+
 _PAGE: Final = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Simulated Intuit consent</title></head>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Simulated Intuit consent</title><style>{style}</style></head>
 <body><h1>Simulated Intuit</h1>
 <p>The app <b>{client_id}</b> asks for <b>{scope}</b>. No real company is involved.</p>
 <form method="post">
@@ -42,6 +49,7 @@ def show(simulation: Simulation, request: web.BaseRequest) -> web.Response:
         f'<input type="hidden" name="{name}" value="{escape(query.get(name, ""))}">' for name in _CARRIED
     )
     page = _PAGE.format(
+        style=_STYLE,
         client_id=escape(query["client_id"]),
         scope=escape(query["scope"]),
         hidden=hidden,
@@ -92,7 +100,7 @@ def _companies(simulation: Simulation) -> list[str]:
         for realm in dict.fromkeys(known)
     ]
     new = '<label><input type="radio" name="realm" value="" checked> a new company</label><br>'
-    other = '<label>or this realm id: <input name="other_realm" pattern="[0-9]*"></label>'
+    other = '<label>or, instead, the company with this realm id: <input name="other_realm" pattern="[0-9]*"></label>'
     return [*choices, new, other]
 
 

@@ -32,9 +32,9 @@ _HINTED_AT_MOST_EVERY = timedelta(minutes=1)
 
 
 @app.task(name=queues.REFRESH_DUE, ignore_result=True)
-def refresh_due_task(connection_id: int) -> None:
-    """Refresh a connection if it is due. Sent by the sweep; keeps no result."""
-    _refresh(connection_id, Trigger.SWEEP, IF_DUE)
+def refresh_due_task(connection_id: int) -> dict[str, Any]:
+    """Refresh a connection if it is due. Sent by the sweep; stores no result: what it returns is for Flower alone."""
+    return _refresh(connection_id, Trigger.SWEEP, IF_DUE).as_dict()
 
 
 @app.task(name=queues.REFRESH_CONNECTION)

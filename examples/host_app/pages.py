@@ -9,21 +9,23 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1d2433; background: #f3f5f8
 main { max-width: 60rem; margin: 0 auto; padding: 2rem 1rem }
 h1 { font-size: 1.5rem; margin: 0 0 1.5rem }
 article { background: #fff; border: 1px solid #dde2ea; border-radius: .5rem; padding: 1rem 1.25rem; margin: 0 0 1rem }
-header { display: flex; align-items: center; gap: .75rem }
-h2 { font-size: 1.125rem; margin: 0; flex: 1 }
+header { display: flex; flex-wrap: wrap; align-items: center; gap: .5rem .75rem }
+article { overflow-wrap: anywhere }
+h2 { font-size: 1.125rem; margin: 0; flex: 1 1 12rem; min-width: 0 }
 .state { border-radius: 1rem; padding: .1rem .75rem; font-size: .875rem; background: #e7eaf0 }
 .ok { background: #d9f2e3; color: #14532d } .wait { background: #fdf0cd; color: #6b4a00 }
 .act { background: #fbdcdc; color: #7f1d1d }
 a.button { background: #1d4ed8; color: #fff; text-decoration: none; border-radius: .375rem; padding: .35rem .9rem }
 a.quiet { background: none; color: #1d4ed8 }
-dl { display: grid; grid-template-columns: 8rem 1fr; gap: .25rem 1rem; margin: .75rem 0 0 }
-dt { color: #5b6577 } dd { margin: 0 } ol { margin: 0; padding-left: 1.25rem }
+dl { display: grid; grid-template-columns: 8rem minmax(0, 1fr); gap: .25rem 1rem; margin: .75rem 0 0 }
+dt { color: #5b6577 } dd { margin: 0 } ul { margin: 0; padding-left: 1.25rem }
+@media (max-width: 34rem) { dl { grid-template-columns: minmax(0, 1fr) } dt { margin-top: .5rem } }
 .mail { background: #fff7e0; border: 1px solid #f0dca0; border-radius: .375rem; padding: .5rem .75rem }
 .mail { margin-top: .75rem }
 """
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Customers and QuickBooks</title>{reload}<style>{style}</style></head>
 <body><main>{body}</main></body></html>
 """
@@ -33,6 +35,12 @@ _HINTS = {
     "suspect": ("wait", "connected, being checked"),
     "needs_reauth": ("act", "must be reconnected"),
     "disconnected": ("act", "disconnected"),
+}
+_WHY = {
+    "suspect": "the connection is being checked",
+    "reauth": "waiting to be reconnected",
+    "operator": "stopped by us",
+    "disconnected": "disconnected",
 }
 
 
@@ -84,12 +92,14 @@ def _details(customer: dict[str, Any]) -> str:
     connection = customer["connection"]
     if connection is None:
         return ""
-    syncs = (f"{each['at']} {each['kind']}: {each['result']} (run {each['runs']})" for each in customer["syncs"])
+    syncs = (f"{each['at']} UTC, {each['kind']}: {each['result']} (run {each['runs']})" for each in customer["syncs"])
     rows = {
-        "Syncs": "paused: " + ", ".join(connection["holds"]) if connection["holds"] else "running",
+        "Syncs": "paused: " + ", ".join(_WHY[hold] for hold in connection["holds"])
+        if connection["holds"]
+        else "running",
         "Last runs": _lines(syncs),
-        "Missed runs": str(connection["missed_runs"]),
-        "Events": _lines(f"{each['type']} {_told(each['payload'])}" for each in customer["events"][-6:]),
+        "Missed runs": str(connection["missed_runs"] or ""),
+        "Events": _lines(f"{each['type']}{_told(each['payload'])}" for each in customer["events"][-6:]),
     }
     return "<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows.items() if value) + "</dl>"
 
@@ -104,9 +114,9 @@ def _mail(letters: list[dict[str, Any]]) -> str:
 def _told(payload: dict[str, Any]) -> str:
     """Return the part of an event's payload that a person reads."""
     told = {name: payload[name] for name in ("reason", "missed_runs") if payload.get(name) is not None}
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in told.items())
+    return "".join(f", {name.replace('_', ' ')}: {value}" for name, value in told.items())
 
 
 def _lines(lines: Any) -> str:
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<ol>{items}</ol>" if items else ""
+    return f"<ul>{items}</ul>" if items else ""

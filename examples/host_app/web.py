@@ -60,11 +60,15 @@ def callback(query: dict[str, list[str]], session: str) -> pages.Page:
     try:
         connected = qbo_refresh.complete(code, state, realm_id, session)
     except qbo_refresh.WrongRealm as error:
-        return pages.message("409 Conflict", f"Please start again, and choose {error.expected} at QuickBooks.")
+        return pages.message(
+            "409 Conflict", f"That was another company. Please start again, and choose {error.expected} at QuickBooks."
+        )
     except qbo_refresh.TemporarilyUnavailable:
         return pages.message("202 Accepted", "One moment …", reload_after_seconds=2)  # the same query goes on
-    except (qbo_refresh.InvalidState, qbo_refresh.ConsentFailed):
-        return pages.message("400 Bad Request", "Please start again from the link.")
+    except qbo_refresh.InvalidState:
+        return pages.message("400 Bad Request", "This attempt is too old, or was used already. Please start again.")
+    except qbo_refresh.ConsentFailed:
+        return pages.message("400 Bad Request", "QuickBooks could not be connected. Please start again.")
     for customer_id in connections.external_ids(connected.connection_id):
         store.note_connected(customer_id)
     app.send_task("host_app.sync_everyone")

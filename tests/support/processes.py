@@ -98,7 +98,7 @@ class Programs:
         """
         self.started: list[Program] = []
         self._directory = directory
-        self._environment = {
+        self.environment = {
             **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
             "HOME": str(directory),
             "PYTHONPATH": str(ROOT),
@@ -109,7 +109,7 @@ class Programs:
     @property
     def python_path(self) -> str:
         """Where the processes find this project's code."""
-        return self._environment["PYTHONPATH"]
+        return self.environment["PYTHONPATH"]
 
     def start(self, *arguments: str, app: str = "worker.app", variables: Variables = _NONE) -> Program:
         """Start a `celery -A worker.app …`, or another app's; `variables` are those that differ."""
@@ -121,7 +121,7 @@ class Programs:
                 stdout=output,
                 stderr=output,
                 cwd=self._directory,
-                env=self._environment | dict(variables),
+                env=self.environment | dict(variables),
                 start_new_session=True,
             )
         self._watch(process.pid)

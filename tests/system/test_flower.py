@@ -92,6 +92,10 @@ def test_flower_shows_workers_and_tasks_by_id_and_no_secret(
     for each, one in zip(asked, connected, strict=True):
         assert shown[each.id]["name"] == REFRESH_CONNECTION
         assert shown[each.id]["args"] == f"[{one.id}]"
+    # The sweep's own attempts store no result, and Flower tells all the same how they went.
+    (due,) = fleet.connect()
+    swept = another_app.send_task(REFRESH_DUE, args=[due.id], queue=SWEEP)
+    eventually(lambda: "'outcome': 'refreshed'" in str(tasks().get(swept.id, {}).get("result")))
     pages = ["/api/tasks", "/api/workers", "/tasks", "/workers", *(f"/task/{each.id}" for each in asked)]
     everything = "".join(page(path) for path in pages)
     assert all(each.id in everything for each in asked)

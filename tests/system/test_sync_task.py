@@ -126,7 +126,7 @@ def test_a_paused_run_is_skipped_before_the_body_counted_and_shown_as_ignored(
         receiver.should_stop = True
         listening.join()
     assert {event["uuid"] for event in seen} == {each.id for each in runs}
-    assert {event["reason"] for event in seen} == {"operator"}
+    assert {(event["reason"], event["result"]) for event in seen} == {("operator", "operator")}
     assert host.notes() == [f"began {healthy.id}", f"synced {healthy.id}"]
     assert host.program.says(r"ERROR|Traceback") == []
 
