@@ -521,8 +521,8 @@ _VERDICT = (
     Guard(
         "candidates: an untried one withholds the verdict",
         _ANSWERS,
-        "    if standing.status is Status.SUSPECT and confirmed and not standing.untried:\n",
-        "    if standing.status is Status.SUSPECT and confirmed:\n",
+        "    if confirmed and not standing.untried and not standing.is_taken_over:\n",
+        "    if confirmed and not standing.is_taken_over:\n",
         ("tests/unit/test_policy.py",),
     ),
     Guard(
@@ -549,15 +549,15 @@ _VERDICT = (
     Guard(
         "verdict: a first refusal is none",
         _ANSWERS,
-        "    if standing.status is Status.SUSPECT and confirmed",
-        "    if confirmed",
+        "    confirmed = confirmed and standing.status is Status.SUSPECT\n",
+        "",
         ("tests/unit/test_answer_properties.py",),
     ),
     Guard(
         "verdict: none over a lease that nobody gave back",
         _ANSWERS,
-        "    confirmed = confirmed and not standing.is_taken_over\n",
-        "",
+        "    if confirmed and not standing.untried and not standing.is_taken_over:\n",
+        "    if confirmed and not standing.untried:\n",
         _corners("test_a_refusal_over_a_lease_that_nobody_gave_back_is_no_verdict"),
     ),
     Guard(

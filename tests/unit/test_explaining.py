@@ -203,8 +203,9 @@ def test_all_that_stands_against_a_verdict_is_told_with_its_end() -> None:
         "epoch_since": NOW - HOUR,
         "previous_untried": True,
     }
-    assert set(against(SUSPECT, **everything)) == set(Withheld)
-    said = "\n".join(ahead(SUSPECT, "invalid_grant", **everything))
+    row = replace(SUSPECT, in_doubt=True, is_leased=True, leased_until=NOW + MINUTE)
+    assert set(against(row, **everything)) == set(Withheld)
+    said = "\n".join(ahead(row, "invalid_grant", **everything))
     assert "within a day, so that the row's token may be an old one; until 2026-11-24 17:30:05, in 23 h" in said
     assert "until `qbo-refresh guard release`, or 2026-11-24 00:14:05 if others work by then" in said
     assert "until one works, or 2026-11-23 18:59:05, in 29 min" in said

@@ -117,6 +117,7 @@ def _told(each: Guarded, suspects: Sequence[Suspect], known: Known) -> list[str]
 
 
 _WAITS_FOR = {
+    "lease": "an attempt that may yet come back",
     "guard": "the guard",
     "epoch": "the day after the database's change",
     "witness": "another connection to work",

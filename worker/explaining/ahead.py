@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qbo_refresh.status import Status
 from worker import policy
 from worker.errors import GrantRejected
-from worker.explaining.moments import exactly, when
+from worker.explaining.moments import exactly, long, when
 from worker.explaining.past import WITHHELD
 from worker.policy import Guard, Standing, Withheld
 from worker.policy.expiry import NOTICES_DAYS, Clocks
@@ -55,8 +55,6 @@ def against(row: Row, why_not: str, evidence: Evidence, *, pace: Pace) -> Prospe
     if row.status != Status.SUSPECT or row.suspect_since is None:
         return prospect
     moment = max(row.at, row.due_at or row.at, row.suspect_since + pace.confirm_after)
-    if row.in_doubt and row.is_leased:
-        moment += pace.confirm_after  # over a lease that nobody gave back there is no verdict
     standing = Standing(
         row.id,
         Status.SUSPECT,
@@ -67,7 +65,7 @@ def against(row: Row, why_not: str, evidence: Evidence, *, pace: Pace) -> Prospe
         clocks=Clocks(row.refresh_expires_at, row.hard_expires_at, row.token_obtained_at, row.expiry_told_days),
     )
     proposed = policy.decide(standing, GrantRejected(), now=moment, jitter=0, pace=pace)
-    then, found = replace(evidence, now=moment), []
+    then, found = replace(evidence, now=moment), [Withheld.LEASE] if row.in_doubt and row.is_leased else []
     while (word := policy.judge(proposed, standing, then, pace=pace).withheld) is not None:
         withheld = Withheld(word)
         found.append(withheld)
@@ -150,6 +148,8 @@ def _until(withheld: Withheld, prospect: Prospect) -> str:
     row, evidence, pace = prospect.row, prospect.evidence, prospect.pace
     since = row.suspect_since or row.at
     match withheld:
+        case Withheld.LEASE:
+            return f": {long(pace.confirm_after)} are left for that"
         case Withheld.EPOCH:
             end = policy.waits_until(evidence.epoch_since, evidence.guard, now=row.at)
             return f"; until {when(end, row.at)}, or `qbo-refresh guard release`" if end else ""

@@ -92,6 +92,7 @@ def _facts(attempt: Attempt) -> str:
 
 
 WITHHELD = {
+    "lease": "whoever held the lease before had not given it back, and might yet have come with the live token",
     "candidate": "a token that may be the live one has not been tried",
     "epoch": "the database failed over or was restored within a day, so that the row's token may be an old one",
     "guard": "too many connections of the app were refused at once for it to be their customers' doing",

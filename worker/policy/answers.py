@@ -208,9 +208,8 @@ def _refused(standing: Standing, *, now: datetime, pace: Pace) -> Decision:
             failures=standing.failures,
         )
     confirmed = standing.suspect_since is not None and now - standing.suspect_since >= pace.confirm_after
-    # Who held the lease before may be frozen with the live token in hand: he gets CONFIRM_AFTER to come back with it.
-    confirmed = confirmed and not standing.is_taken_over
-    if standing.status is Status.SUSPECT and confirmed and not standing.untried:
+    confirmed = confirmed and standing.status is Status.SUSPECT
+    if confirmed and not standing.untried and not standing.is_taken_over:
         return Decision(
             Outcome.NEEDS_REAUTH,
             reason,
@@ -228,7 +227,7 @@ def _refused(standing: Standing, *, now: datetime, pace: Pace) -> Decision:
         not_before_in=pace.confirm_after,
         failures=standing.failures,
         hold=Hold.SUSPECT,
-        withheld=Withheld.CANDIDATE if confirmed and standing.status is Status.SUSPECT else None,
+        withheld=(Withheld.LEASE if standing.is_taken_over else Withheld.CANDIDATE) if confirmed else None,
     )
 
 

@@ -25,6 +25,8 @@ EPOCH_WAIT = DAY
 class Withheld(StrEnum):
     """What stands against a verdict, in the ledger."""
 
+    LEASE = "lease"
+    """Nobody gave the lease back before: who held it may be frozen with the live token in hand."""
     CANDIDATE = "candidate"
     """A token that may be the live one has not been tried."""
     EPOCH = "epoch"
