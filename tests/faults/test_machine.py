@@ -1,7 +1,7 @@
 """Any order of what may happen to two connections, on PostgreSQL, Valkey and the simulator: DESIGN's promises hold.
 
-A rule-based machine of Hypothesis (`tests/machine`) looks for a sequence that breaks an invariant, and shortens it. `FULL=1`
-looks longer, and elsewhere each time.
+A rule-based machine of Hypothesis (`tests/machine`) looks for a sequence that breaks an invariant. `FULL=1` looks for
+MINUTES (4) under each policy, and elsewhere each time; `SHRINK=1` shortens what it finds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PHASES = [each for each in hypothesis.Phase if each is not hypothesis.Phase.shri
 
 @pytest.mark.timeout(3600 if FULL else 120)
 @pytest.mark.parametrize("policy", ["strict", "grace", "daily", "reuse-revokes"])
-def test_whatever_the_order_of_faults_the_promises_hold(
+def test_whatever_the_order_of_faults_the_promises_hold(  # noqa: PLR0917  # fixtures
     fleet: Fleet,
     consents: Consents,
     start_worker: Callable[..., Runtime],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -31,6 +30,7 @@ from worker.resealing import Resealer
 from worker.store import fleet as freezing
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable
     from concurrent.futures import ThreadPoolExecutor
 
@@ -364,7 +364,7 @@ class Lives(RuleBasedStateMachine):
             )
             importer.run(Lines(io.BytesIO(json.dumps(line).encode())))
             row = self.watch.row(customer)
-            if row is not None and self.fleet.fingerprint(token) in self.watch.held(customer, row):
+            if row is not None and self.fleet.fingerprint(token) in self.watch.held(row):
                 self.book.received.add(token)
 
         self.stage.command("import", number, work, stops=stands)
@@ -397,7 +397,7 @@ class Lives(RuleBasedStateMachine):
     @rule()
     def a_key_is_added(self) -> None:
         """Have a new key seal: processes that start from now on have it."""
-        if len(self.stage.config.keys) < 3:  # noqa: PLR2004  # enough
+        if len(self.stage.config.keys) < 3:
             self._deploy(self.stage.config.with_new_key())
 
     @rule(keeps=flags, fast=flags)
@@ -556,8 +556,8 @@ class Lives(RuleBasedStateMachine):
         for customer in self.customers:
             row = self.watch.row(customer)
             if row is not None and not (whatever and row.status == Status.DISCONNECTED):
-                held |= self.watch.held(customer, row)
-            held |= self.watch.on_the_way(customer)
+                held |= self.watch.held(row)
+            held |= self.watch.on_the_way()
         held |= self._to_be_revoked()
         self.book.forgiven |= {token for token in tokens if self.fleet.fingerprint(token) not in held}
 

@@ -69,7 +69,7 @@ class Watch:
                 customer.status = Status.DISCONNECTED
                 continue
             self._only_grows(customer, row)
-            self._fits(customer, row)
+            self._fits(row)
             self._tells_the_truth(customer, row, state)
             self._is_kept(customer, row, state)
             customer.status = row.status
@@ -80,7 +80,7 @@ class Watch:
             "SELECT * FROM qbo.connections WHERE id = %(id)s", {"id": customer.connected.id}
         ).one_or_none()
 
-    def held(self, customer: Customer, row: Any) -> set[bytes]:
+    def held(self, row: Any) -> set[bytes]:
         """Return the fingerprints of the tokens that the connection's next attempts may present."""
         held = {row.refresh_token_fingerprint, row.previous_refresh_token_fingerprint}
         held |= {each.fingerprint for each in self.stage.fleet.candidates(row.id) if each.tried_at is None}
@@ -93,7 +93,7 @@ class Watch:
         }
         return held
 
-    def on_the_way(self, customer: Customer) -> set[bytes]:
+    def on_the_way(self) -> set[bytes]:
         """Return the fingerprints of what flights have in hand, and of what consents under way left in the escrow."""
         fleet = self.stage.fleet
         waiting = fleet.db.execute(
@@ -156,7 +156,7 @@ class Watch:
         assert all(new >= old for new, old in zip(now, before, strict=True)), f"{before} -> {now}"
         customer.said[row.id] = now
 
-    def _fits(self, customer: Customer, row: Any) -> None:
+    def _fits(self, row: Any) -> None:
         """Holds fit the status; events are numbered without a gap, take turns, and end where the row stands."""
         fleet = self.stage.fleet
         holds = fleet.holds(row.id)
@@ -177,7 +177,7 @@ class Watch:
         lied = self.stage.book.lies[state.realm_id] > 1
         if row.status == Status.NEEDS_REAUTH != customer.status and self._ours(state) and not lied:
             live = self.stage.fleet.fingerprint(state.refresh_token)
-            assert live not in self.held(customer, row), "needs_reauth, and the live token was there"
+            assert live not in self.held(row), "needs_reauth, and the live token was there"
         if row.status != Status.DISCONNECTED:
             assert state.ended != _BY_US, "the grant of a connection that was not ended"
         if state.ended == _REUSED and self.stage.book.reached(state.refresh_token):
@@ -190,12 +190,12 @@ class Watch:
         live = self.stage.fleet.fingerprint(state.refresh_token)
         if row.refresh_token_fingerprint == live:
             return
-        held = self.held(customer, row)
-        assert live in held | self.on_the_way(customer), "a token that reached us is lost"
+        held = self.held(row)
+        assert live in held | self.on_the_way(), "a token that reached us is lost"
         rests = row.lease_id is None and not row.in_doubt and row.status == Status.ACTIVE
         untried = any(each.tried_at is None for each in self.stage.fleet.candidates(row.id))
         flies = any(flight.number in (None, self.customers.index(customer)) for flight in self.stage.flights.values())
-        assert not rests or untried or flies or live in self.on_the_way(customer), "an older token rests in the row"
+        assert not rests or untried or flies or live in self.on_the_way(), "an older token rests in the row"
 
     def _ours(self, state: GrantState) -> bool:
         return state.alive and self.stage.book.reached(state.refresh_token)
