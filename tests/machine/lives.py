@@ -183,7 +183,7 @@ class Lives(RuleBasedStateMachine):
         authorization_id = waiting[pick % len(waiting)]
         self._arm(answer, None, "token")
         by = self.stage.workers[worker]
-        self.stage.fly("exchange", None, by, lambda _, to, _ender: exchange(to, authorization_id), stop)
+        self._exchange(authorization_id, by, stop)
         self._settle()
 
     @precondition(lambda self: self.stage.has_room)
@@ -486,13 +486,7 @@ class Lives(RuleBasedStateMachine):
         for time in (HOUR, HOUR, HOUR, 3 * HOUR, DAY, HOUR):
             self.time_passes(time)
             for authorization_id in self._waiting():
-                self.stage.fly(
-                    "exchange",
-                    None,
-                    self.stage.workers[0],
-                    lambda _, to, _ender, it=authorization_id: exchange(to, it),
-                    None,
-                )
+                self._exchange(authorization_id, self.stage.workers[0], None)
                 self._settle()
             self.revokes_what_is_due(0, None)
             for number in range(len(self.customers)):
@@ -508,6 +502,9 @@ class Lives(RuleBasedStateMachine):
         if not hasattr(self, "_of_intuit"):
             self._of_intuit = [self.world.environment["INTUIT_CLIENT_SECRET"]]
         return self._of_intuit
+
+    def _exchange(self, authorization_id: int, by: Process, stop: Stop | None) -> None:
+        self.stage.fly("exchange", None, by, lambda _, to, _ender: exchange(to, authorization_id), stop)
 
     def _waiting(self) -> list[int]:
         rows = self.fleet.db.execute(
@@ -534,6 +531,7 @@ class Lives(RuleBasedStateMachine):
         for flight in self.stage.settle():
             self.ran[flight.what] += 1
             result = flight.result()
+            self.ran["connected"] += getattr(result, "outcome", None) == "connected"
             is_gone = isinstance(result, Result) and result.reason == "deleted"
             if is_gone or getattr(result, "reason", None) == "unknown_authorization":
                 self.given_up |= {realm for realm, tokens in self.book.order.items() if flight.hand & set(tokens)}
