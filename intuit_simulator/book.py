@@ -154,7 +154,7 @@ class Book:
         """End the grant that a refresh or access token belongs to; None when done."""
         token = self._tokens.get(value)
         grant = token.grant if token else self.owner(value)
-        if grant is None:
+        if grant is None or (token and token.superseded_at is not None and not self.policy.revoke_replaced):
             return ALREADY_GONE
         if grant.client_id != client_id:
             return OTHER_APP

@@ -27,6 +27,7 @@ class Policy:
         reject_overlap: whether the second of two overlapping calls with one token is refused.
         revoke_spreads: whether revoking any token of an app and realm, even one of an older grant, ends the present
             grant too. Users have reported it of Intuit.
+        revoke_replaced: whether revoking a replaced value ends its grant; RFC 7009 lets a provider ignore it.
         access_token_length: characters of an access token, at least 64.
     """
 
@@ -36,6 +37,7 @@ class Policy:
     reuse_revokes: bool = False
     reject_overlap: bool = True
     revoke_spreads: bool = True
+    revoke_replaced: bool = True
     access_seconds: int = 3600
     window_seconds: int = 8_726_400
     hard_seconds: int = 157_680_000

@@ -29,7 +29,6 @@ from worker.errors import (
     RequestRejected,
     Unavailable,
 )
-from worker.intuit import Gate
 from worker.signals import deferred
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
     from qbo_refresh.secret import Secret
     from worker.consent import Callback, Consent, ConsentStore
+    from worker.intuit import Gate
     from worker.refresh import ClientSecret, Refresher
     from worker.tokens import TokenSet
 
@@ -188,8 +188,7 @@ def _present(exchanger: Exchanger, consent: Consent, code: Secret, realm_id: Sec
 
 
 def _gate(exchanger: Exchanger, consent: Consent) -> Gate:
-    pace = exchanger.refresher.pace
-    return Gate(consent.opened_at, pace.lease, pace.deadline, pace.slack)
+    return exchanger.refresher.gate(consent.opened_at)
 
 
 def _with_each_secret(

@@ -145,6 +145,15 @@ def test_revoking_an_old_grants_token_ends_the_present_one_too_unless_told_other
         assert (new.ended is not None) is spreads
 
 
+def test_revoking_a_replaced_value_ends_its_grant_unless_told_otherwise() -> None:
+    for ends in (True, False):
+        records = book(revoke_replaced=ends)
+        grant, old = granted(records)
+        refreshed(records, old)
+        records.revoke(old.value, APP)
+        assert (grant.ended is not None) is ends
+
+
 def test_a_grant_is_revoked_once_by_its_refresh_or_access_token() -> None:
     records = book()
     grant, token = granted(records)
