@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from qbo_refresh.status import Outcome
+from tests.support import nursery
 from tests.support.dying import Steps
-from tests.support.processes import PASSED_ON, ROOT
 from tests.support.seams import Killed, killed
 from worker.attempt import Trigger
 from worker.refresh import Refresher, refresh
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.support.fleet import Connected, Fleet
 
 LEASE = timedelta(seconds=61)
@@ -72,18 +71,20 @@ def test_these_are_the_steps_of_an_ordinary_attempt(fleet: Fleet, refresher: Ref
 
 @pytest.mark.parametrize("moment", range(2 * len(ORDINARY)))
 def test_row_5_kill_9_of_a_process_at_every_moment_of_an_attempt(
-    fleet: Fleet, second_refresher: Refresher, environment: dict[str, str], moment: int
+    fleet: Fleet, second_refresher: Refresher, environment: dict[str, str], tmp_path: Path, moment: int
 ) -> None:
     # Fails without `escrow.find` in `_candidates`: seen, at the moments 5 and 6.
     (connected,) = fleet.connect()
-    dying = subprocess.run(
-        [sys.executable, "-m", "tests.support.dying", str(connected.id), str(moment)],
-        cwd=ROOT,
-        env={name: os.environ[name] for name in PASSED_ON if name in os.environ} | environment,
-        check=False,
-        timeout=60,
+    printed = tmp_path / "printed"
+    dying = nursery.here().start(
+        "tests.support.dying",
+        [str(connected.id), str(moment)],
+        variables=environment,
+        directory=tmp_path,
+        out=printed,
+        err=printed,
     )
-    assert dying.returncode == -signal.SIGKILL
+    assert dying.wait(60) == -signal.SIGKILL, printed.read_text()
     calls = ORDINARY[: moment // 2 + 1]
     assert_kept_or_excused(fleet, second_refresher, connected, exposed=was_exposed(calls, moment))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker import runtime
 from worker.attempt import Trigger
-from worker.refresh import Refresher, Result, refresh
+from worker.refresh import Refresher, refresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,11 +56,12 @@ class _Counted:
         return lambda *args, **kwargs: self._steps.call(name, lambda: real(*args, **kwargs))
 
 
-def main(connection_id: int, moment: int) -> Result:
-    """Refresh one connection with the settings of the environment, and die on the way."""
+def main() -> None:
+    """Refresh one connection, named first, with the settings of the environment, and die at a moment on the way."""
+    connection_id, moment = (int(each) for each in sys.argv[1:])
     steps = Steps(moment, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    return refresh(steps.around(runtime.current().refresher), connection_id, trigger=Trigger.SWEEP)
+    refresh(steps.around(runtime.current().refresher), connection_id, trigger=Trigger.SWEEP)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main()
