@@ -21,7 +21,7 @@ example: .venv/.demo ## Run the example host beside the worker: a customer revok
 	@PYTHONPATH=examples $(BIN)/python -m story $(ARGS)
 
 test: .venv/.dev ## Run all tests, three at a time: many wait for processes
-	@$(BIN)/python -m pytest -n 3 $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 explore: .venv/.dev ## Search every order of attempts and faults for a broken promise (long: not timed yet)
 	@$(BIN)/python -m tests.explore $(ARGS)

@@ -19,6 +19,7 @@ import redis
 import intuit_simulator
 from alembic import command
 from qbo_refresh import sealing
+from tests.support import nursery, roles
 from tests.support.consents import Consents
 from tests.support.fleet import Fleet
 from worker import embedded, runtime, schema
@@ -80,10 +81,15 @@ def migrate(url: str, *, schema_name: str = "qbo") -> None:
             worker_settings.load.cache_clear()
 
 
+def pytest_sessionfinish() -> None:
+    """End what makes the processes of tests."""
+    nursery.close()
+
+
 @pytest.fixture(scope="session")
 def session_servers() -> Iterator[Servers]:
     """Give this process's own PostgreSQL and Valkey, thrown away at its end."""
-    with embedded.start() as running:
+    with embedded.start(valkey_users=roles.valkey_users()) as running:
         yield running
 
 
@@ -95,6 +101,7 @@ def _databases(session_servers: Servers) -> tuple[str, str]:
     with psycopg.connect(session_servers.database_url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE template_qbo")
         migrate(template)
+        roles.make(template)
         connection.execute("CREATE DATABASE shared TEMPLATE template_qbo")
     return template, shared
 
@@ -150,10 +157,10 @@ def _keys() -> dict[str, str]:
 
 
 @pytest.fixture
-def environment(
+def owner_environment(
     database_url: str, redis_url: str, simulator: StartedSimulator, _keys: dict[str, str]
 ) -> dict[str, str]:
-    """Give the environment variables of a worker; a test may change them before it asks for anything else."""
+    """Give the variables of a worker that runs as the owner of the tables, and may do everything to Valkey."""
     return {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
@@ -164,6 +171,12 @@ def environment(
         "INTUIT_REVOKE_URL": simulator.revoke_url,
         **_keys,
     }
+
+
+@pytest.fixture
+def environment(owner_environment: dict[str, str]) -> dict[str, str]:
+    """Give the environment variables of a worker; a test may change them before it asks for anything else."""
+    return owner_environment
 
 
 def settings_of(environment: dict[str, str]) -> Settings:
@@ -179,9 +192,9 @@ def settings(environment: dict[str, str]) -> Settings:
 
 
 @pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
-    """Give a way to the database for the test itself; a worker has another one."""
-    db = Database(settings.database())
+def database(owner_environment: dict[str, str]) -> Iterator[Database]:
+    """Give a way to the database for the test itself, as its owner; a worker has another one."""
+    db = Database(settings_of(owner_environment).database())
     yield db
     db.close()
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
 from alembic import command
@@ -33,6 +34,10 @@ def tables(url: str, schema_name: str) -> set[str]:
             "SELECT table_name FROM information_schema.tables WHERE table_schema = %s", [schema_name]
         )
         return {name for (name,) in rows}
+
+
+def test_the_revision_that_this_code_needs_is_the_last_of_its_migrations() -> None:
+    assert ScriptDirectory.from_config(schema.alembic_config()).get_current_head() == schema.HEAD
 
 
 def test_the_tables_are_made_in_the_configured_schema_and_nowhere_else(empty_database_url: str) -> None:

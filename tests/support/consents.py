@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from qbo_refresh import authorizing, configuration, database, sealing
+from tests.support.roles import of_host
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,11 +38,11 @@ class Consents:
     def __init__(self, environment: Mapping[str, str], simulator: Simulator) -> None:
         self.simulator = simulator
         self.config = configuration.configure(
-            database_url=environment["DATABASE_URL"],
+            database_url=of_host(environment["DATABASE_URL"]),
             client_keys=sealing.client_keys(environment["TOKEN_KEYS"]),
             authorize_url=simulator.authorize_url,
             redirect_url=REDIRECT,
-            broker_url=environment["REDIS_URL"],
+            broker_url=of_host(environment["REDIS_URL"]),
         )
 
     def close(self) -> None:

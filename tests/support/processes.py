@@ -9,19 +9,22 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from tests.support import nursery
 from worker.queues import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from tests.support.nursery import Forked
 
 T = TypeVar("T")
 Variables: TypeAlias = "Mapping[str, str]"
 _NONE: Variables = {}
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = nursery.ROOT
 PASSED_ON = ("PATH", "TMPDIR", "LANG", "LC_ALL")
 PATIENCE_S = 60.0
 
@@ -40,7 +43,7 @@ def eventually(condition: Callable[[], T], *, within_s: float = PATIENCE_S, ever
 class Program:
     """One process and what it has printed."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     log: Path
 
     @property
@@ -88,13 +91,21 @@ class Program:
 class Programs:
     """Starts processes with these variables and nothing of the developer's own."""
 
-    def __init__(self, directory: Path, environment: Mapping[str, str], watch: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        environment: Mapping[str, str],
+        watch: Callable[[int], None],
+        *,
+        forked: bool = False,
+    ) -> None:
         """Take what all processes share.
 
         Args:
             directory: Where they run, without a `.env`, and where their output goes.
             environment: Their variables.
             watch: Has the process group of that number ended if this process is killed.
+            forked: Most come out of the nursery, not from an interpreter of their own.
         """
         self.started: list[Program] = []
         self._directory = directory
@@ -105,6 +116,7 @@ class Programs:
             **environment,
         }
         self._watch = watch
+        self._forked = forked
 
     @property
     def python_path(self) -> str:
@@ -114,20 +126,30 @@ class Programs:
     def start(self, *arguments: str, app: str = "worker.app", variables: Variables = _NONE) -> Program:
         """Start a `celery -A worker.app …`, or another app's; `variables` are those that differ."""
         log = self._directory / f"{len(self.started)}-{arguments[0]}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", app, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=self._directory,
-                env=self.environment | dict(variables),
-                start_new_session=True,
-            )
+        log.touch()
+        process = self._start(("-A", app, *arguments), log, self.environment | dict(variables))
         self._watch(process.pid)
         program = Program(process, log)
         self.started.append(program)
         return program
+
+    def _start(
+        self, arguments: tuple[str, ...], log: Path, variables: dict[str, str]
+    ) -> subprocess.Popen[bytes] | Forked:
+        # What changes the interpreter itself has to be there when it starts.
+        if self._forked and variables["PYTHONPATH"] == str(ROOT):
+            start = nursery.here().start
+            return start("celery", arguments, variables=variables, directory=self._directory, out=log, err=log)
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "celery", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self._directory,
+                env=variables,
+                start_new_session=True,
+            )
 
     def worker(
         self, *options: str, threads: int = 4, queues: Sequence[str] = ALL, variables: Variables = _NONE

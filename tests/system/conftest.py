@@ -10,6 +10,7 @@ import redis
 from celery import Celery
 
 from tests.support.processes import Programs
+from tests.support.roles import as_worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,11 +29,22 @@ def assert_without_secrets(text: str, simulator: Simulator) -> None:
 
 
 @pytest.fixture
+def environment(owner_environment: dict[str, str]) -> dict[str, str]:
+    """Give the variables of a worker under its role; a host of it gets the client's. The test itself is the owner."""
+    return as_worker(owner_environment)
+
+
+@pytest.fixture
 def programs(
-    environment: dict[str, str], tmp_path: Path, session_servers: Servers, simulator: Simulator
+    request: pytest.FixtureRequest,
+    environment: dict[str, str],
+    tmp_path: Path,
+    session_servers: Servers,
+    simulator: Simulator,
 ) -> Iterator[Programs]:
     """Give the means to start Celery's processes. They end with the test; what they said must be without secrets."""
-    running = Programs(tmp_path, environment, session_servers.watch)
+    forked = "worker_start" not in request.node.path.name
+    running = Programs(tmp_path, environment, session_servers.watch, forked=forked)
     yield running
     running.close()
     assert_without_secrets(running.output(), simulator)

@@ -37,8 +37,8 @@ def sync_pausing(self: Any, what: str, company: str = "none") -> None:
     """Meet a pause in mid-sync: the operator holds it while it runs."""
     note(what, company)
     with redis.Redis.from_url(os.environ["HOST_BROKER_URL"], decode_responses=True) as valkey:
-        valkey.lpush("reached", company)
-        valkey.blpop(["go"], timeout=30)
+        valkey.lpush("host:reached", company)
+        valkey.blpop(["host:go"], timeout=30)
     qbo_refresh.access_token(company)
     note("not reached", company)
     assert self

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -13,9 +15,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from qbo_refresh.sealing import Keyring
+from tests.support import nursery
 
 if TYPE_CHECKING:
     from tests.support.fleet import Fleet
+    from tests.support.nursery import Kind
 
 ROOT = str(Path(__file__).resolve().parents[2])
 CLI = (sys.executable, "-m", "worker.cli")
@@ -23,11 +27,19 @@ WORKER = (sys.executable, "-m", "celery", "-A", "worker.app", "worker", "-P", "t
 
 
 def ended(command: tuple[str, ...], environment: dict[str, str], directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program with these variables and nothing of the developer's own."""
+    """Run a program with these variables and nothing of the developer's own, in a fork that has imported it."""
     plain = {"PATH": os.environ["PATH"], "PYTHONPATH": ROOT, "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(
-        command, env=plain | environment, cwd=directory, capture_output=True, text=True, timeout=60, check=False
-    )
+    kind: Kind = "qbo-refresh" if command[: len(CLI)] == CLI else "celery"
+    with tempfile.TemporaryDirectory() as printed:
+        out, err = Path(printed, "out"), Path(printed, "err")
+        start = nursery.here().start
+        made = start(kind, command[3:], variables=plain | environment, directory=directory, out=out, err=err)
+        try:
+            status = made.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(made.pid, signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(command, status, out.read_text(), err.read_text())
 
 
 def with_password(url: str, password: str) -> str:
@@ -166,11 +178,11 @@ def test_keys_client_prints_what_opens_no_refresh_token(environment: dict[str, s
 def test_roles_prints_sql_and_acl_lines_and_changes_nothing_unasked(
     environment: dict[str, str], tmp_path: Path, fleet: Fleet
 ) -> None:
-    printed = ended((*CLI, "roles", "--client", "host"), environment, tmp_path)
+    printed = ended((*CLI, "roles", "--client", "host", "--worker", "w"), environment, tmp_path)
     assert printed.returncode == 0
     assert 'GRANT SELECT ON "qbo"."sync_holds" TO "host";' in printed.stdout
-    assert "user qbo_worker on" in printed.stdout
-    assert fleet.db.execute("SELECT FROM pg_roles WHERE rolname IN ('host', 'qbo_worker')").all() == []
+    assert "user w on" in printed.stdout
+    assert fleet.db.execute("SELECT FROM pg_roles WHERE rolname IN ('host', 'w')").all() == []
     odd = ended((*CLI, "roles", "--client", "a'b"), environment, tmp_path)
     assert (odd.returncode, "small letters" in odd.stderr) == (2, True)
     bare = environment | {"DATABASE_SCHEMA": "elsewhere"}

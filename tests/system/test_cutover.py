@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.old_refresher import OldRefresher
 from tests.support.processes import eventually
+from tests.support.roles import of_host
 from worker.attempt import Freshness, Trigger
 from worker.refresh import refresh
 
@@ -123,7 +124,7 @@ def test_a_fleet_is_taken_over_in_shares_and_given_back_while_both_refresh_and_n
     fleet.simulator.set_policy("reuse-revokes")
     fleet.simulator.fault("latency", delay=0.01)
     grants = fleet.simulator.create_grants(CONNECTIONS)
-    with OldRefresher(fleet.simulator, environment["DATABASE_URL"], grants) as old, Worker(worker) as new:
+    with OldRefresher(fleet.simulator, of_host(environment["DATABASE_URL"]), grants) as old, Worker(worker) as new:
         operator = Operator(run, old, tmp_path)
 
         def is_refreshed_by_worker(number: int) -> None:

@@ -9,11 +9,11 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from celery.events import EventReceiver
 
 from tests.support.processes import Programs, eventually
+from tests.support.roles import PASSWORD
 from tests.system.conftest import assert_without_secrets
 from worker.embedded.processes import free_port
 from worker.queues import REFRESH_CONNECTION, REFRESH_DUE, SWEEP
@@ -55,7 +55,7 @@ def test_all_task_events_arrive_although_they_are_sent_in_groups(programs: Progr
 
 
 def test_flower_shows_workers_and_tasks_by_id_and_no_secret(
-    programs: Programs, fleet: Fleet, another_app: Celery, redis_url: str
+    programs: Programs, fleet: Fleet, another_app: Celery, environment: dict[str, str]
 ) -> None:
     url, login = f"http://127.0.0.1:{free_port()}", f"operator:{secrets.token_urlsafe(9)}"
     flower = programs.start(
@@ -100,8 +100,8 @@ def test_flower_shows_workers_and_tasks_by_id_and_no_secret(
     everything = "".join(page(path) for path in pages)
     assert all(each.id in everything for each in asked)
     assert_without_secrets(everything, fleet.simulator)
-    assert redis_url not in everything
-    assert str(urlsplit(redis_url).password) not in everything
+    assert environment["REDIS_URL"] not in everything
+    assert PASSWORD not in everything
 
 
 def encoded(login: str) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
 import sys
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -18,74 +16,43 @@ import qbo_refresh
 from qbo_refresh import other_side
 from tests.support.hosts import configured, host_variables
 from tests.support.processes import ROOT, eventually
+from tests.support.roles import CLIENT, WORKER, of_host
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from tests.support.fleet import Fleet
     from tests.support.processes import Programs
 
-WORKER, CLIENT = "qbo_worker", "qbo_client"
-
-
-def as_user(url: str, user: str, password: str) -> str:
-    """Return a server's URL for another user."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=f"{user}:{password}@{parts.hostname}:{parts.port}").geturl()
-
-
-@pytest.fixture
-def variables_of(environment: dict[str, str], tmp_path: Path) -> Iterator[dict[str, dict[str, str]]]:
-    """Give the variables of a worker and of a host's process, each under its own users."""
-    command = [sys.executable, "-m", "worker.cli", "roles", "--apply", "--json"]
-    process = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    made = subprocess.run(command, cwd=tmp_path, env=process | environment, capture_output=True, check=True, text=True)
-    password = secrets.token_hex(16)
-    with (
-        psycopg.connect(environment["DATABASE_URL"], autocommit=True) as admin,
-        redis.Redis.from_url(environment["REDIS_URL"]) as valkey,
-    ):
-        for role in (WORKER, CLIENT):
-            admin.execute(f"ALTER ROLE {role} LOGIN PASSWORD '{password}'".encode())
-        for line in json.loads(made.stdout)["valkey"]:
-            valkey.execute_command("ACL", "SETUSER", *line.replace("PASSWORD", password).split()[1:])
-        yield {
-            role: environment
-            | {name: as_user(environment[name], role, password) for name in ("DATABASE_URL", "REDIS_URL")}
-            for role in (WORKER, CLIENT)
-        }
-        for role in (WORKER, CLIENT):
-            admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
-            valkey.execute_command("ACL", "DELUSER", role)
+_OTHERS = "SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
 def test_worker_beat_and_host_work_under_their_roles_and_the_host_reads_no_refresh_token(
-    variables_of: dict[str, dict[str, str]], programs: Programs, fleet: Fleet
+    environment: dict[str, str], programs: Programs, fleet: Fleet, valkey: redis.Redis
 ) -> None:
     swept, asked, held = fleet.connect(3)
     fleet.update(asked.id, "next_refresh_at = now() + '1 day'")
     fleet.update(held.id, "next_refresh_at = now() + '1 day'")
     fleet.db.execute("INSERT INTO qbo.sync_holds VALUES (%(id)s, 'operator')", {"id": held.id})
-    mine = variables_of[WORKER] | {"SWEEP_SECONDS": "1"}
+    mine = {"SWEEP_SECONDS": "1"}
     worker = programs.ready_worker(variables=mine)
     programs.beat(variables=mine)
-    with configured(variables_of[CLIENT], lookup_key=None) as host:
+    with configured(environment, lookup_key=None) as host:
         token = qbo_refresh.access_token(asked.id)
         assert (token.version, token.realm_id.reveal()) == (2, asked.realm_id)
         with pytest.raises(qbo_refresh.SyncPaused):
             qbo_refresh.ensure_syncable(held.id)
         other_side.here().count_missed(held.id)
         qbo_refresh.events()
+        assert {row.usename for row in fleet.db.execute(_OTHERS)} == {WORKER, CLIENT}
+        assert [each["user"] for each in valkey.client_list() if each["user"] not in (WORKER, CLIENT)] == ["default"]
         with psycopg.connect(host.database_url.reveal()) as connection:
             for column in ("refresh_token", "previous_refresh_token", "*"):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     connection.execute(f"SELECT {column} FROM qbo.connections".encode())  # noqa: S608  # constants
                 connection.rollback()
-    with redis.Redis.from_url(variables_of[CLIENT]["REDIS_URL"]) as valkey:
+    with redis.Redis.from_url(of_host(environment["REDIS_URL"])) as host_s:
         for arguments in (["KEYS", "*"], ["GET", "qbo:escrow:1"], ["FLUSHALL"], ["LRANGE", "qbo.adhoc", "0", "-1"]):
             with pytest.raises(redis.exceptions.NoPermissionError):
-                valkey.execute_command(*arguments)
+                host_s.execute_command(*arguments)
     eventually(lambda: fleet.row(swept.id).last_outcome == "refreshed")
     worker.terminate()
     assert worker.exit_code() == 0

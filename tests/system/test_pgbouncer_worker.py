@@ -21,12 +21,12 @@ POOL = 5
 
 @pytest.mark.timeout(600 if os.environ.get("FULL") else 120)
 def test_row_34_a_hundred_threads_behind_a_pgbouncer_with_five_connections_refresh_without_an_error(
-    programs: Programs, fleet: Fleet, database_url: str
+    programs: Programs, fleet: Fleet, environment: dict[str, str]
 ) -> None:
     pace = {"REFRESH_PER_MINUTE": "600000", "SWEEP_SECONDS": "1", "LOG_LEVEL": "WARNING"}
     with fleet.db.transaction():
         fleet.connect(REFRESHES)
-    with pgbouncer(database_url, default_pool_size=POOL, max_client_conn=2 * THREADS) as url:
+    with pgbouncer(environment["DATABASE_URL"], default_pool_size=POOL, max_client_conn=2 * THREADS) as url:
         assert url is not None
         worker = programs.ready_worker(threads=THREADS, variables={"DATABASE_URL": url, **pace})
         beat = programs.beat(variables=pace)

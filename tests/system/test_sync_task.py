@@ -14,6 +14,7 @@ from celery import chord
 
 from tests.support.hosts import host_variables
 from tests.support.processes import PATIENCE_S, ROOT, Program, eventually
+from tests.support.roles import HOST, as_user
 from tests.system.conftest import assert_without_secrets
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def start_host(
                 stderr=output,
                 cwd=ROOT,
                 env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HOST_NOTES": str(notes)}
-                | {"HOST_BROKER_URL": environment["REDIS_URL"]}
+                | {"HOST_BROKER_URL": as_user(environment["REDIS_URL"], HOST)}
                 # It asks through the app of the task that runs, as hosts that share the broker do.
                 | {name: host_variables(environment)[name] for name in ("QBO_DATABASE_URL", "QBO_CLIENT_KEYS")}
                 | variables,
@@ -145,9 +146,9 @@ def test_a_pause_in_mid_sync_ends_the_run_cleanly_though_the_host_retries_whatev
     )
     host = start_host(pool)
     run = host.send("host.sync_pausing", "began", company="external:acme")
-    eventually(lambda: valkey.llen("reached"))
+    eventually(lambda: valkey.llen("host:reached"))
     hold(fleet, connected, "reauth")
-    valkey.lpush("go", "on")
+    valkey.lpush("host:go", "on")
     eventually(lambda: run.state == "IGNORED")
     assert host.notes() == ["began external:acme"]
     assert missed(fleet, connected) == 1

@@ -13,6 +13,7 @@ from celery import Celery
 from tests.conftest import settings_of, with_database
 from tests.support.fleet import Fleet
 from tests.support.processes import PATIENCE_S, Program, Programs, eventually
+from tests.support.roles import as_worker
 from tests.system.conftest import assert_without_secrets
 from worker.database import Database
 from worker.queues import ADHOC, DISPATCH_DUE, REFRESH_CONNECTION, REFRESH_DUE
@@ -68,7 +69,7 @@ def scene(
         "LOG_LEVEL": "DEBUG",
         **_keys,
     }
-    programs = Programs(tmp_path_factory.mktemp("adhoc"), variables, session_servers.watch)
+    programs = Programs(tmp_path_factory.mktemp("adhoc"), as_worker(variables), session_servers.watch, forked=True)
     config = settings_of(variables)
     db = Database(config.database())
     with (

@@ -37,9 +37,9 @@ def test_a_worker_waits_for_a_database_that_is_away_says_so_and_then_works(
 
 
 def test_a_worker_on_a_database_without_tables_ends_with_status_2_and_one_sentence(
-    programs: Programs, session_servers: Servers
+    programs: Programs, environment: dict[str, str]
 ) -> None:
-    worker = programs.worker(variables={"DATABASE_URL": with_database(session_servers.database_url, "postgres")})
+    worker = programs.worker(variables={"DATABASE_URL": with_database(environment["DATABASE_URL"], "postgres")})
     assert worker.exit_code() == 2, worker.output()
     assert "run `qbo-refresh migrate`" in worker.output()
     assert "Traceback" not in worker.output()

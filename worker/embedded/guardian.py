@@ -65,6 +65,7 @@ class Guardian:
                 keep_open=keep_open,
                 durable=durable,
                 password=password,
+                users=self._order["valkey_users"],
             )
             self.servers["valkey"] = valkey
             valkey.start()

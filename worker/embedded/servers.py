@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +26,7 @@ def start(
     max_connections: int = 200,
     postgres: bool = True,
     valkey: bool = True,
+    valkey_users: Sequence[str] = (),
 ) -> "Servers":
     """Start PostgreSQL and Valkey on free loopback ports, with a password, and return once both answer.
 
@@ -33,6 +35,7 @@ def start(
     Args:
         directory: where data and password stay, always durably; None for throw-away servers in a temporary directory.
         durable: fsync for throw-away servers too. Without it they survive `kill_*`, but no loss of power.
+        valkey_users: lines `user …` of Valkey's configuration, each with its password; there after every start.
 
     Raises:
         EmbeddedUnavailable: no servers for this machine, no wheel installed, or one did not start.
@@ -43,6 +46,7 @@ def start(
         "max_connections": max_connections,
         "postgres": str(find_postgres()) if postgres else None,
         "valkey": str(find_valkey()) if valkey else None,
+        "valkey_users": list(valkey_users),
     }
     servers = Servers()
     try:

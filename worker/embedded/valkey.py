@@ -25,10 +25,12 @@ class Valkey(Server):
         keep_open: Sequence[int],
         durable: bool,
         password: str,
+        users: Sequence[str],
     ) -> None:
         super().__init__(program, directory, account=account, keep_open=keep_open)
         self._durable = durable
         self._password = password
+        self._users = users
         self._data = directory / "valkey"
         self._data.mkdir(exist_ok=True)
         account.own(self._data, 0o700)
@@ -41,7 +43,7 @@ class Valkey(Server):
         """Return the configuration. What was acknowledged is in the append-only file, so that it outlives a kill."""
         settings = {
             "bind": "127.0.0.1",
-            "port": self.port,
+            "port": str(self.port),
             "requirepass": self._password,
             "dir": json.dumps(str(self._data), ensure_ascii=False),  # its quoting is JSON's
             "daemonize": "no",
@@ -50,7 +52,7 @@ class Valkey(Server):
             "appendonly": "yes",
             "appendfsync": "always" if self._durable else "no",
         }
-        return "".join(f"{name} {value}\n" for name, value in settings.items())
+        return "".join(f"{line}\n" for line in (*(" ".join(each) for each in settings.items()), *self._users))
 
     def is_ready(self, pid: int) -> bool:
         """Ask it, with the password: another server on the port would refuse that."""
