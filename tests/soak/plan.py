@@ -12,6 +12,8 @@ PROVIDERS = ("daily", "strict", "grace")
 SETTLES = timedelta(days=7)
 """What has bunched a fleet is spread again within it."""
 DAY = timedelta(days=1)
+STEP = timedelta(hours=1)
+"""How often a fleet is swept."""
 
 
 @dataclass(frozen=True, slots=True)
