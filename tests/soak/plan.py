@@ -56,6 +56,10 @@ class Plan:
     lives: tuple[Life, ...]
     outages: tuple[Outage, ...]
 
+    def weather(self, at: timedelta) -> Weather | None:
+        """Return what Intuit answers then; None while nothing is swept."""
+        return next((each.weather for each in self.outages if each.begins <= at < each.ends), Weather.FINE)
+
 
 _KINDS: tuple[tuple[float, Weather | None], ...] = (
     (30, None),

@@ -1,9 +1,10 @@
-"""Drives a soak: makes the fleet, has each app's deployment live through the days in a process, puts the rest together."""
+"""Drives a soak: makes the fleet, has each app live through the days in a process, and puts the rest together."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, wait
@@ -52,6 +53,7 @@ class Soaked:
         longest: Connection id → the longest time between two refreshes of it, while its grant lived.
         bare: Grants of each provider that nobody refreshed.
         took_s: Of real time, the fleet's making and its processes' start included.
+        lived_s: Of real time, the days alone.
     """
 
     plan: Plan
@@ -62,13 +64,23 @@ class Soaked:
     refreshed: dict[int, int] = field(default_factory=dict)
     longest: dict[int, timedelta] = field(default_factory=dict)
     took_s: float = 0.0
+    lived_s: float = 0.0
 
 
 @contextlib.contextmanager
 def soak(
-    plan: Plan, *, database_url: str, redis_url: str, say: Callable[[str], None], limit_s: float | None = None
+    plan: Plan,
+    *,
+    database_url: str,
+    redis_url: str,
+    say: Callable[[str], None],
+    limit_s: float | None = None,
+    in_turn: bool = False,
 ) -> Iterator[Soaked]:
     """Live through a plan on an empty migrated database; give what is left, while the database can be asked.
+
+    Args:
+        in_turn: Without processes: the apps live through it one after the other, here. Cheaper for a short one.
 
     Raises:
         OutOfTime: It takes longer than `limit_s`.
@@ -93,7 +105,7 @@ def soak(
             )
             for name, each in fleets.items()
         ]
-        lived = _live(shares, here.db, say)
+        lived = [share.live(each) for each in shares] if in_turn else _live(shares, here.db, say)
         providers = {each.provider.name: each.provider for each in lived}
         yield Soaked(
             plan,
@@ -104,6 +116,7 @@ def soak(
             {hour: sum(each.refreshed.get(hour, 0) for each in lived) for hour in range(plan.days * 24 + 1)},
             {number: gap for each in lived for number, gap in each.longest.items()},
             time.monotonic() - began,
+            max(each.took_s for each in lived),
         )
 
 
@@ -142,11 +155,11 @@ def _join(fleet: Fleet, life: Life) -> tuple[Connected, Life]:
 
 def _live(shares: list[share.Share], db: Database, say: Callable[[str], None]) -> list[share.Lived]:
     # Not forked: this process has threads and sessions.
-    pool = ProcessPoolExecutor(len(shares), mp_context=multiprocessing.get_context("spawn"))
-    with pool:
-        waiting: set[Future[share.Lived]] = set()
+    spawning = multiprocessing.get_context("spawn")
+    # An outage of weeks is thousands of warnings.
+    with ProcessPoolExecutor(len(shares), spawning, logging.disable, (logging.CRITICAL,)) as pool:
         futures = [pool.submit(share.live, each) for each in shares]
-        waiting.update(futures)
+        waiting: set[Future[share.Lived]] = set(futures)
         while waiting:
             done, waiting = wait(waiting, _SAID_EVERY_S)
             if any(each.exception() for each in done):

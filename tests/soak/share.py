@@ -1,9 +1,8 @@
-"""One process of a soak: a deployment with one app's keys. It sweeps, refreshes what was published, goes one step on."""
+"""One app's deployment in a soak: it sweeps, refreshes what was published, and goes on to the next hour."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from tests.soak.plan import Life, Outage, Plan
+    from tests.soak.plan import Life, Plan
     from tests.soak.provider import Provider
     from worker.refresh import Result
     from worker.runtime import Runtime
@@ -61,6 +60,7 @@ class Lived:
     refreshed: dict[int, int] = field(default_factory=dict)
     longest: dict[int, timedelta] = field(default_factory=dict)
     seen: dict[int, timedelta] = field(default_factory=dict)
+    took_s: float = 0.0
 
     def note(self, result: Result, at: timedelta) -> None:
         """Note a refresh."""
@@ -79,7 +79,6 @@ def live(share: Share) -> Lived:
     Raises:
         OutOfTime: They take too long.
     """
-    logging.disable(logging.CRITICAL)  # an outage of weeks is thousands of warnings
     here = runtime.build(share.settings)
     # The answers come without HTTP; a jitter that is always the same keeps two runs of a seed alike.
     refresher = replace(here.refresher, intuit=Intuit(share.provider), jitter=lambda: 0.5)
@@ -98,22 +97,29 @@ def live(share: Share) -> Lived:
 
     revocations = [(life.revoked, realm_id) for realm_id, life in share.lives.values() if life.revoked is not None]
     revocations.sort()
+    hour, last, began = 0, share.plan.days * 24, time.monotonic()
     with contextlib.closing(here), ThreadPoolExecutor(THREADS) as pool:
-        for hour in range(share.plan.days * 24 + 1):
+        while hour <= last:
             at = hour * STEP
             while revocations and revocations[0][0] <= at:
                 share.provider.revoke(revocations.pop(0)[1])
-            weather = _weather(share.plan.outages, at)
+            clock.at = share.starts + at
+            weather = share.plan.weather(at)
+            share.provider.now, share.provider.weather = clock.at.timestamp(), weather or Weather.FINE
+            hour += 1
             if weather is None:
                 continue
-            clock.at = share.starts + at
-            share.provider.now, share.provider.weather = clock.at.timestamp(), weather
             pool.submit(swept).result()  # there, for it needs no session of its own
             for result in pool.map(one, ids):
                 lived.note(result, at)
+            if not ids:
+                due = pool.submit(_next_due, here).result()
+                # At the end the clocks stand where the plan ends, whether or not anything is due then.
+                hour = max(hour, min(last, -((share.starts - due) // STEP) if due else last))
             ids.clear()
             if share.ends_at is not None and time.monotonic() > share.ends_at:
                 raise OutOfTime(f"day {at / DAY:.0f} of {share.plan.days}")
+    lived.took_s = time.monotonic() - began
     return lived
 
 
@@ -131,5 +137,10 @@ def _sweep(here: Runtime, publish: Callable[[Sequence[int]], None]) -> Sweep:
     )
 
 
-def _weather(outages: Sequence[Outage], at: timedelta) -> Weather | None:
-    return next((each.weather for each in outages if each.begins <= at < each.ends), Weather.FINE)
+def _next_due(here: Runtime) -> datetime | None:
+    """Return when there is something to sweep again: until then nothing would come of it."""
+    mine = {"app": here.keys[0].app_id}
+    due: datetime | None = here.db.execute(
+        "SELECT min(due_at) AS at FROM qbo.connections WHERE app_id = %(app)s", mine
+    ).scalar_one()
+    return due
