@@ -194,7 +194,7 @@ def test_min_ttl_asks_only_for_what_lives_no_longer(
 
 
 def test_a_claim_reads_no_other_connection_however_small_the_fleet(fleet: Fleet) -> None:
-    # Fails without `g.one_row` in the claim's WHERE: seen, a Seq Scan.
+    # Fails without the LIMIT in `held`: seen, a Seq Scan.
     (connected, *_) = fleet.connect(100)
     names = set(re.findall(r"%\((\w+)\)s", claims._CLAIM))  # noqa: SLF001  # its plan is what this is about
     values = dict.fromkeys(names) | {"id": connected.id, "key_apps": "{1}", "key_hashes": "{x}"}

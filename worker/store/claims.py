@@ -29,8 +29,8 @@ _SANE = "CASE WHEN {0} BETWEEN '1970-01-01' AND '3000-01-01' THEN {0} END AS {0}
 # now() is the statement's start: if it had to wait for the row, the lease ends early, never late. Over a dead lease the
 # attempt that held it is written down as abandoned; one that had said its word itself is in the ledger already.
 # is_new_epoch: the connection's first attempt in a young epoch, or none yet that could ask the escrow; a repeated
-# claim cannot tell and says yes. one_row tells the planner that there is one control row: with what it guesses of a
-# table that is never analyzed, it reads all connections of a small fleet for each claim.
+# claim cannot tell and says yes. LIMIT 1 is for the planner: of the one control row it knows nothing, and with what it
+# guesses it reads all connections of a small fleet for each claim.
 _CLAIM = f"""
 WITH held AS MATERIALIZED (
     SELECT c.id, c.app_id, c.lease_id, c.attempt_began_at, c.attempt_trigger, c.attempt_worker, c.token_version,
@@ -46,7 +46,7 @@ WITH held AS MATERIALIZED (
                        SELECT FROM qbo.app_blocks b
                        WHERE b.app_id = k.app_id AND b.secret_hash = k.hash AND b.blocked_at IS NOT NULL)) AS usable
     FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id JOIN qbo.control g ON NOT g.frozen AND {SAME_DATABASE}
-    WHERE c.id = %(id)s AND g.one_row
+    WHERE c.id = %(id)s
       AND (c.lease_id IS NULL OR c.leased_until <= now() OR c.lease_id = %(lease)s)
       AND c.next_refresh_at IS NOT NULL AND NOT c.frozen
       AND (c.not_before IS NULL OR c.not_before <= now())
@@ -57,7 +57,7 @@ WITH held AS MATERIALIZED (
                      OR c.lease_id = %(lease)s)
                     AND (%(min_ttl)s::interval IS NULL OR c.access_expires_at IS NULL
                          OR c.access_expires_at <= now() + %(min_ttl)s::interval) END
-    FOR UPDATE OF c
+    LIMIT 1 FOR UPDATE OF c
 ), probe AS (
     UPDATE qbo.app_blocks b SET probe_at = now() + %(probe_every)s::interval
     FROM held WHERE b.app_id = held.app_id AND b.secret_hash = ANY (%(key_hashes)s::bytea[])
