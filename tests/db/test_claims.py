@@ -195,7 +195,7 @@ def test_min_ttl_asks_only_for_what_lives_no_longer(
 
 def test_a_claim_reads_no_other_connection_however_small_the_fleet(fleet: Fleet) -> None:
     # Fails without the LIMIT in `held`: seen, a Seq Scan.
-    (connected, *_) = fleet.connect(100)
+    (connected, *_) = fleet.connect(400)
     names = set(re.findall(r"%\((\w+)\)s", claims._CLAIM))  # noqa: SLF001  # its plan is what this is about
     values = dict.fromkeys(names) | {"id": connected.id, "key_apps": "{1}", "key_hashes": "{x}"}
     values |= {"lease": uuid4(), "lasts": LEASE, "probe_every": MINUTE, "trigger": "sweep", "worker": "one"}
