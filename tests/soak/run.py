@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, wait
@@ -156,8 +155,7 @@ def _join(fleet: Fleet, life: Life) -> tuple[Connected, Life]:
 def _live(shares: list[share.Share], db: Database, say: Callable[[str], None]) -> list[share.Lived]:
     # Not forked: this process has threads and sessions.
     spawning = multiprocessing.get_context("spawn")
-    # An outage of weeks is thousands of warnings.
-    with ProcessPoolExecutor(len(shares), spawning, logging.disable, (logging.CRITICAL,)) as pool:
+    with ProcessPoolExecutor(len(shares), spawning, share.begin) as pool:
         futures = [pool.submit(share.live, each) for each in shares]
         waiting: set[Future[share.Lived]] = set(futures)
         while waiting:

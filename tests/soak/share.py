@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import multiprocessing
+import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -71,6 +75,19 @@ class Lived:
         gap = at - self.seen.get(number, timedelta(0))
         self.longest[number] = max(self.longest.get(number, timedelta(0)), gap)
         self.seen[number] = at
+
+
+def begin() -> None:
+    """Prepare a process that shares are lived in; it ends with its parent, however that went."""
+    logging.disable(logging.CRITICAL)  # an outage of weeks is thousands of warnings
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # other threads may be waiting for a database that has ended, too
 
 
 def live(share: Share) -> Lived:
