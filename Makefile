@@ -29,7 +29,7 @@ explore: .venv/.dev ## Search every order of attempts and faults for a broken pr
 chaos: .venv/.dev ## Kill, freeze, cut and starve a real fleet: nothing may be lost (ARGS="--minutes 5 --seed 1")
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
-soak: .venv/.dev ## Live through 400 days with the clocks moved on (ARGS="--days 400 --connections 300 --seed 1 --minutes 10")
+soak: .venv/.dev ## Live through 400 days with the clocks moved on (ARGS="--days 400 --connections 300 --seed 1 --minutes 3")
 	@$(BIN)/python -m tests.soak $(ARGS)
 
 mutants: .venv/.dev ## Remove each guard of the protocol in turn: a test must fail (ARGS="--only NAME --json")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Barrier
@@ -7,10 +8,12 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
+from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH, MAX_CACHED_STATEMENT_PARAMS
 
 from tests.support.attempts import FORCED, Attempts
 from worker.attempt import Freshness
 from worker.errors import OutcomeUnknown
+from worker.store import claims, outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -188,6 +191,23 @@ def test_min_ttl_asks_only_for_what_lives_no_longer(
     if not given:
         assert one.why_not(connected.id, freshness=freshness) == "fresh"
     assert (one.claim(connected.id, freshness=freshness) is not None) is given
+
+
+def test_a_claim_reads_no_other_connection_however_small_the_fleet(fleet: Fleet) -> None:
+    # Fails without the LIMIT in `held`: seen, a Seq Scan.
+    (connected, *_) = fleet.connect(400)
+    names = set(re.findall(r"%\((\w+)\)s", claims._CLAIM))  # noqa: SLF001  # its plan is what this is about
+    values = dict.fromkeys(names) | {"id": connected.id, "key_apps": "{1}", "key_hashes": "{x}"}
+    values |= {"lease": uuid4(), "lasts": LEASE, "probe_every": MINUTE, "trigger": "sweep", "worker": "one"}
+    plan = "\n".join(row[0] for row in fleet.db.execute(f"EXPLAIN {claims._CLAIM}", values))  # noqa: SLF001
+    assert "Index Scan using connections_pkey on connections" in plan
+    assert "Seq Scan on connections" not in plan
+
+
+def test_psycopg_remembers_how_the_statements_of_an_ordinary_refresh_are_parsed() -> None:
+    for statement in (claims._CLAIM, outcomes._SAVE_PLAINLY):  # noqa: SLF001  # as above
+        assert len(statement) <= MAX_CACHED_STATEMENT_LENGTH
+        assert len(set(re.findall(r"%\((\w+)\)s", statement))) <= MAX_CACHED_STATEMENT_PARAMS
 
 
 def test_an_unknown_connection_is_named_as_such(one: Attempts) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from tests.soak.plan import DAY, SETTLES
-from tests.soak.run import STARTS, STEP
+from tests.soak.plan import DAY, SETTLES, STEP
+from tests.soak.run import STARTS
 from worker.policy.expiry import NOTICES_DAYS
 
 if TYPE_CHECKING:

@@ -30,25 +30,32 @@ ALTER TABLE qbo.sync_holds ALTER COLUMN since SET DEFAULT business.now();
 """
 
 
-class DatabaseClock:
-    """The time of one migrated database, for sessions that are opened from now on."""
+def set_by_hand(database_url: str, at: datetime) -> None:
+    """Have sessions of a migrated database that are opened from now on begin at a time, and stay there until told."""
+    name = sql.Identifier(urlsplit(database_url).path.lstrip("/"))
+    settings = {"search_path": "business, pg_catalog, public", "business.at": at.isoformat()}
+    # What a crash would lose is thrown away with the server; durability is not what is tried here.
+    settings["synchronous_commit"] = "off"
+    # A sweep's statements come once an hour of these days; to plan each anew would take longer than to run them.
+    settings["plan_cache_mode"] = "force_generic_plan"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(_CLOCK.encode())
+        for option, value in settings.items():
+            assigned = sql.SQL(value) if option == "search_path" else sql.Literal(value)
+            named = sql.SQL(option)
+            connection.execute(sql.SQL("ALTER DATABASE {} SET {} = {}").format(name, named, assigned))
 
-    def __init__(self, database_url: str, at: datetime) -> None:
+
+class SessionClock:
+    """The time that one process's sessions live at."""
+
+    def __init__(self, db: Database, at: datetime) -> None:
         self._local = threading.local()
+        self._db = db
         self.at = at
-        name = sql.Identifier(urlsplit(database_url).path.lstrip("/"))
-        settings = {"search_path": "business, pg_catalog, public", "business.at": at.isoformat()}
-        # What a crash would lose is thrown away with the server; durability is not what is tried here.
-        settings["synchronous_commit"] = "off"
-        with psycopg.connect(database_url, autocommit=True) as connection:
-            connection.execute(_CLOCK.encode())
-            for option, value in settings.items():
-                assigned = sql.SQL(value) if option == "search_path" else sql.Literal(value)
-                named = sql.SQL(option)
-                connection.execute(sql.SQL("ALTER DATABASE {} SET {} = {}").format(name, named, assigned))
 
-    def tell(self, db: Database) -> None:
+    def tell(self) -> None:
         """Let this thread's session live at `at`; it costs one statement after each step."""
         if getattr(self._local, "told", None) != self.at:
-            db.execute("SELECT set_config('business.at', %(at)s, false)", {"at": self.at.isoformat()})
+            self._db.execute("SELECT set_config('business.at', %(at)s, false)", {"at": self.at.isoformat()})
             self._local.told = self.at

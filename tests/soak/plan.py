@@ -12,6 +12,8 @@ PROVIDERS = ("daily", "strict", "grace")
 SETTLES = timedelta(days=7)
 """What has bunched a fleet is spread again within it."""
 DAY = timedelta(days=1)
+STEP = timedelta(hours=1)
+"""How often a fleet is swept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,10 @@ class Plan:
     days: int
     lives: tuple[Life, ...]
     outages: tuple[Outage, ...]
+
+    def weather(self, at: timedelta) -> Weather | None:
+        """Return what Intuit answers then; None while nothing is swept."""
+        return next((each.weather for each in self.outages if each.begins <= at < each.ends), Weather.FINE)
 
 
 _KINDS: tuple[tuple[float, Weather | None], ...] = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from intuit_simulator import messages, policy
 from intuit_simulator.book import Book, Refusal
@@ -19,8 +19,6 @@ from worker.intuit.endpoint import classify
 from worker.intuit.transport import RawAnswer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from intuit_simulator.grants import Grant
     from qbo_refresh.secret import Secret
     from worker.intuit import Gate
@@ -59,6 +57,14 @@ class Provider:
         self.weather = Weather.FINE
         self.counts = Counts()
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the lock behind: a provider lives in its app's process, and is judged in the first."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what another process left, with a lock of its own."""
+        vars(self).update(state, _lock=threading.Lock())
 
     def create_grants(self, count: int, *, client_id: str, granted_ago: float = 0) -> list[CreatedGrant]:
         """Create grants that were consented to so long ago and rotated just now, as `Simulator.create_grants` does."""
@@ -117,15 +123,15 @@ def _answer(status: int, body: bytes) -> RawAnswer:
 
 
 class Intuit:
-    """Implements `worker.intuit.TokenEndpoint`: each app of the soak has a provider of its own."""
+    """Implements `worker.intuit.TokenEndpoint`."""
 
-    def __init__(self, providers: Mapping[str, Provider]) -> None:
-        self._providers = providers
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
 
     def refresh(self, refresh_token: Secret, *, client_id: str, client_secret: Secret, gate: Gate) -> TokenSet:  # noqa: ARG002  # the port's
         """Present a refresh token once."""
         gate.check()
-        return self._providers[client_id].answer(refresh_token.reveal())
+        return self._provider.answer(refresh_token.reveal())
 
     def exchange(
         self,

@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import migrate, with_database
 from tests.soak import judging, run
+from tests.soak.__main__ import fitting
 from tests.soak.plan import DAY, Life, Outage, Plan
 from tests.soak.provider import Provider, Weather
 
@@ -20,7 +21,7 @@ HOUR = timedelta(hours=1)
 PLAN = Plan(
     days=104,
     lives=(
-        *(Life(("daily", "strict", "grace")[number % 3]) for number in range(9)),
+        *(Life(name) for name in ("daily", "strict", "grace")),
         Life("daily", hard_end=101 * DAY + 7 * HOUR),
         Life("strict", hard_end=95 * DAY + 90.5 * HOUR),
         Life("grace", revoked=60 * DAY),
@@ -44,7 +45,7 @@ def soak_url(session_servers: Servers) -> Iterator[str]:
 def test_a_hundred_days_with_an_outage_of_thirty_lose_nobody_and_announce_every_end(
     soak_url: str, redis_url: str
 ) -> None:
-    with run.soak(PLAN, database_url=soak_url, redis_url=redis_url, say=lambda _: None) as soaked:
+    with run.soak(PLAN, database_url=soak_url, redis_url=redis_url, say=lambda _: None, in_turn=True) as soaked:
         verdict = judging.judge(soaked)
     assert list(verdict.violations) == []
     assert verdict.figures["grants_ended"] == 3
@@ -61,7 +62,7 @@ def test_a_hundred_days_with_an_outage_of_thirty_lose_nobody_and_announce_every_
 def test_a_judge_of_soaks_finds_what_was_planted(soak_url: str, redis_url: str) -> None:
     lives = (*(Life(name) for name in ("daily", "strict", "grace", "daily")), Life("strict", hard_end=112 * DAY))
     unserved = Plan(days=106, lives=lives, outages=(Outage(DAY, 102 * DAY, None),))
-    with run.soak(unserved, database_url=soak_url, redis_url=redis_url, say=lambda _: None) as soaked:
+    with run.soak(unserved, database_url=soak_url, redis_url=redis_url, say=lambda _: None, in_turn=True) as soaked:
         assert sum("was lost: unused for too long" in each for each in judging.judge(soaked).violations) == 5
         for member in soaked.members:
             grant = member.provider.grant(member.connected.realm_id)
@@ -85,6 +86,12 @@ def test_a_judge_of_soaks_finds_what_was_planted(soak_url: str, redis_url: str) 
         f"connection {ending} was announced at [",
     ):
         assert any(sentence in each for each in found), sentence
+
+
+def test_a_soak_takes_what_fits_and_never_fewer_than_asked_for() -> None:
+    assert fitting(asked=300, available_s=170, wanted_s=90) == int(300 * 0.85 * 170 / 90)
+    assert fitting(asked=300, available_s=170, wanted_s=900) == 300
+    assert fitting(asked=300, available_s=-1, wanted_s=900) == 300
 
 
 @pytest.mark.parametrize("name", ["daily", "strict", "grace"])

@@ -28,12 +28,13 @@ SAME_DATABASE = """
 _SANE = "CASE WHEN {0} BETWEEN '1970-01-01' AND '3000-01-01' THEN {0} END AS {0}"
 # now() is the statement's start: if it had to wait for the row, the lease ends early, never late. Over a dead lease the
 # attempt that held it is written down as abandoned; one that had said its word itself is in the ledger already.
+# is_new_epoch: the connection's first attempt in a young epoch, or none yet that could ask the escrow. Of that, and of
+# is_taken_over, a repeated claim cannot tell and says yes. LIMIT 1 is for the planner: of the one control row it knows nothing, and with what it
+# guesses it reads all connections of a small fleet for each claim.
 _CLAIM = f"""
 WITH held AS MATERIALIZED (
     SELECT c.id, c.app_id, c.lease_id, c.attempt_began_at, c.attempt_trigger, c.attempt_worker, c.token_version,
            c.refresh_token_fingerprint, a.environment, a.client_id,
-           -- the connection's first attempt in a young epoch, or none yet that could ask the escrow; a repeated claim
-           -- cannot tell and says yes
            COALESCE(g.epoch_since > now() - interval '30 days'
                     AND (c.attempt_began_at IS NULL OR c.attempt_began_at < g.epoch_since OR c.lease_id = %(lease)s
                          OR c.last_reason = 'escrow_silent'),
@@ -56,7 +57,7 @@ WITH held AS MATERIALIZED (
                      OR c.lease_id = %(lease)s)
                     AND (%(min_ttl)s::interval IS NULL OR c.access_expires_at IS NULL
                          OR c.access_expires_at <= now() + %(min_ttl)s::interval) END
-    FOR UPDATE OF c
+    LIMIT 1 FOR UPDATE OF c
 ), probe AS (
     UPDATE qbo.app_blocks b SET probe_at = now() + %(probe_every)s::interval
     FROM held WHERE b.app_id = held.app_id AND b.secret_hash = ANY (%(key_hashes)s::bytea[])
@@ -71,7 +72,6 @@ WITH held AS MATERIALIZED (
     FROM held
     WHERE c.id = held.id AND (held.usable OR EXISTS (SELECT FROM probe))
     RETURNING c.*, held.environment, held.client_id, held.blocked, held.is_new_epoch,
-              -- a repeated claim cannot tell and says yes
               held.lease_id IS NOT NULL AS is_taken_over
 ), abandoned AS (
     INSERT INTO qbo.refresh_attempts (attempt_id, connection_id, token_version, trigger, worker, began_at, outcome,
@@ -92,6 +92,8 @@ SELECT id, app_id, environment, client_id, status, grant_number, token_version, 
        EXISTS (SELECT FROM qbo.candidates x WHERE x.connection_id = claimed.id AND x.tried_at IS NULL) AS has_candidates
 FROM claimed
 """  # noqa: S608  # composed of constants
+# psycopg parses a statement of more than 4096 characters anew each time.
+_CLAIM = " ".join(_CLAIM.split())
 
 
 def claim(
