@@ -1,0 +1,96 @@
+"""What the lease, the version and `not_before` forbid, read off the ledger and the journal. Pure.
+
+These rules are broken long before a customer could notice: other guards still stand behind each of them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from qbo_refresh.status import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tests.chaos.history import Attempt, Call, History
+
+# Two processes' readings of one clock.
+_SKEW_S = 0.05
+# A request that left in time and that a line, or the provider's own busy process, has kept for a moment.
+_ON_THE_WAY_S = 0.5
+_BINDS_FOR_A_LEASE = "unknown"
+_ASKED_AT_ONCE = ("candidate", "previous")
+
+
+def sent_without(history: History) -> Iterator[str]:
+    """Yield each refresh that was sent after its lease was over, or beside the posts of who has the lease."""
+    calls: dict[int, list[Call]] = defaultdict(list)
+    for call in history.calls:
+        if call.endpoint == "refresh" and call.connection_id is not None:
+            calls[call.connection_id].append(call)
+    for connection_id, attempts in _by_connection(history).items():
+        for number, attempt in enumerate(attempts):
+            ends = attempts[number + 1].began if number + 1 < len(attempts) else float("inf")
+            mine = [each for each in calls[connection_id] if attempt.began <= each.started + _SKEW_S < ends]
+            if attempt.trigger == "consent" or _near_consent(history, attempt, ends):
+                continue  # a code's exchange, and what the older grant's attempt may still be sending beside it
+            late = [each for each in mine if each.started > attempt.began + history.lease_s + _ON_THE_WAY_S]
+            yield from (
+                f"call {each.sequence} for connection {connection_id} at {each.started - history.began:.3f} s was sent"
+                f" {each.started - attempt.began:.2f} s after the claim"
+                for each in late
+            )
+            if attempt.outcome != Outcome.ABANDONED and attempt.posts is not None and len(mine) > attempt.posts:
+                at, counted = attempt.began - history.began, f"{len(mine)} calls, {attempt.posts} by the lease's holder"
+                yield f"connection {connection_id} at {at:.3f} s: {counted}"
+
+
+def saved_over(history: History) -> Iterator[str]:
+    """Yield each version of a row that two attempts have saved over: the later one should have lost the comparison."""
+    seen: set[tuple[int, int]] = set()
+    for attempt in history.attempts:
+        if attempt.outcome != Outcome.REFRESHED:
+            continue
+        version = (attempt.connection_id, attempt.version)
+        if version in seen:
+            yield f"version {attempt.version} of connection {attempt.connection_id} was replaced twice"
+        seen.add(version)
+
+
+def asked_early(history: History) -> Iterator[str]:
+    """Yield each attempt that began while a refusal or a doubt bound everybody."""
+    for connection_id, attempts in _by_connection(history).items():
+        for earlier, later in pairwise(attempts):
+            if earlier.version != later.version or earlier.ended is None:
+                continue
+            if earlier.outcome == Outcome.SUSPECT and earlier.withheld not in _ASKED_AT_ONCE:
+                free_at = earlier.ended + history.confirm_after_s
+            elif earlier.reason == _BINDS_FOR_A_LEASE:
+                free_at = earlier.ended + history.lease_s
+            else:
+                continue
+            # The binding is written after the attempt has measured itself.
+            if later.trigger != "consent" and later.began < free_at - _SKEW_S:
+                yield (
+                    f"connection {connection_id} was claimed at {later.began - history.began:.3f} s,"
+                    f" {free_at - later.began:.2f} s before it might have been"
+                )
+
+
+def _by_connection(history: History) -> Mapping[int, list[Attempt]]:
+    attempts: dict[int, list[Attempt]] = defaultdict(list)
+    for attempt in sorted(history.attempts, key=lambda each: each.began):
+        attempts[attempt.connection_id].append(attempt)
+    return attempts
+
+
+def _near_consent(history: History, attempt: Attempt, ends: float) -> bool:
+    return any(
+        consent.connection_id == attempt.connection_id
+        and consent.presented is not None
+        and consent.presented <= ends
+        and (consent.finished is None or consent.finished >= attempt.began - history.lease_s)
+        for consent in history.consented
+    )
