@@ -66,7 +66,12 @@ def consent_of(history: History, call: Call) -> Consented | None:
 def pid_of(history: History, call: Call) -> int | None:
     """Return the process that made a call; None if our tables do not say."""
     made_by = attempt_of(history, call) if call.endpoint == "refresh" else consent_of(history, call)
-    name = made_by.worker.rpartition(":")[2] if made_by is not None and made_by.worker else ""
+    return None if made_by is None else number_of(made_by.worker)
+
+
+def number_of(worker: str | None) -> int | None:
+    """Return the process id in a worker's name; None if there is none."""
+    name = (worker or "").rpartition(":")[2]
     return int(name) if name.isdecimal() else None
 
 

@@ -10,22 +10,24 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from qbo_refresh.status import Outcome
+from tests.chaos.excuses import frozen, number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tests.chaos.history import Attempt, Call, History
 
 # Two processes' readings of one clock.
 _SKEW_S = 0.05
-# A request that left in time and that a line, or the provider's own busy process, has kept for a moment.
-_ON_THE_WAY_S = 0.5
 _BINDS_FOR_A_LEASE = "unknown"
 _ASKED_AT_ONCE = ("candidate", "previous")
 
 
 def sent_without(history: History) -> Iterator[str]:
-    """Yield each refresh that was sent after its lease was over, or beside the posts of who has the lease."""
+    """Yield each refresh that a worker sent after it had been frozen until it might not any more.
+
+    Only those: a provider whose process has to wait for a processor reads late what was sent in time.
+    """
     calls: dict[int, list[Call]] = defaultdict(list)
     for call in history.calls:
         if call.endpoint == "refresh" and call.connection_id is not None:
@@ -33,18 +35,30 @@ def sent_without(history: History) -> Iterator[str]:
     for connection_id, attempts in _by_connection(history).items():
         for number, attempt in enumerate(attempts):
             ends = attempts[number + 1].began if number + 1 < len(attempts) else float("inf")
-            mine = [each for each in calls[connection_id] if attempt.began <= each.started + _SKEW_S < ends]
             if attempt.trigger == "consent" or _near_consent(history, attempt, ends):
                 continue  # a code's exchange, and what the older grant's attempt may still be sending beside it
-            late = [each for each in mine if each.started > attempt.began + history.lease_s + _ON_THE_WAY_S]
-            yield from (
-                f"call {each.sequence} for connection {connection_id} at {each.started - history.began:.3f} s was sent"
-                f" {each.started - attempt.began:.2f} s after the claim"
-                for each in late
-            )
-            if attempt.outcome != Outcome.ABANDONED and attempt.posts is not None and len(mine) > attempt.posts:
-                at, counted = attempt.began - history.began, f"{len(mine)} calls, {attempt.posts} by the lease's holder"
-                yield f"connection {connection_id} at {at:.3f} s: {counted}"
+            mine = [each for each in calls[connection_id] if attempt.began <= each.started + _SKEW_S < ends]
+            for owner, thawed in _thawed(history, attempts[: number + 1], attempt.began, ends):
+                after = [each for each in mine if each.started >= thawed]
+                is_beside = attempt.outcome != Outcome.ABANDONED and len(mine) > (attempt.posts or 0)
+                if after and (owner is attempt or is_beside):
+                    yield (
+                        f"call {after[0].sequence} for connection {connection_id} at"
+                        f" {after[0].started - history.began:.3f} s was sent by a worker that was frozen until then,"
+                        f" {thawed - owner.began:.2f} s after its claim"
+                    )
+
+
+def _thawed(
+    history: History, attempts: Sequence[Attempt], began: float, ends: float
+) -> Iterator[tuple[Attempt, float]]:
+    """Yield these attempts whose workers went on within that time, too late to send, and when they did."""
+    latest = history.lease_s - history.deadline_s - history.lease_s / 12
+    for attempt in attempts:
+        for span in frozen(history, number_of(attempt.worker)):
+            frozen_in_it = attempt.began <= span.began + _SKEW_S and span.began < attempt.began + latest
+            if frozen_in_it and span.ended > attempt.began + latest + _SKEW_S and began <= span.ended < ends:
+                yield attempt, span.ended
 
 
 def saved_over(history: History) -> Iterator[str]:
@@ -63,15 +77,15 @@ def asked_early(history: History) -> Iterator[str]:
     """Yield each attempt that began while a refusal or a doubt bound everybody."""
     for connection_id, attempts in _by_connection(history).items():
         for earlier, later in pairwise(attempts):
-            if earlier.version != later.version or earlier.ended is None:
+            if earlier.version != later.version:
                 continue
+            # Bound from when it was written down; when it began is what is known exactly, and a little earlier.
             if earlier.outcome == Outcome.SUSPECT and earlier.withheld not in _ASKED_AT_ONCE:
-                free_at = earlier.ended + history.confirm_after_s
+                free_at = earlier.began + history.confirm_after_s
             elif earlier.reason == _BINDS_FOR_A_LEASE:
-                free_at = earlier.ended + history.lease_s
+                free_at = earlier.began + history.lease_s
             else:
                 continue
-            # The binding is written after the attempt has measured itself.
             if later.trigger != "consent" and later.began < free_at - _SKEW_S:
                 yield (
                     f"connection {connection_id} was claimed at {later.began - history.began:.3f} s,"

@@ -245,18 +245,20 @@ def test_a_grant_that_was_ended_for_no_such_reason_is_found(changes: dict[str, A
     assert promises(replace(PUNISHED, **changes)) == ["grant_punished"]
 
 
-def test_a_call_after_the_lease_or_beside_its_holders_is_found() -> None:
-    sent = replace(SAVED, posts=1)
-    assert promises(replace(CALM, attempts=(sent,))) == []
-    late = replace(ROTATED, sequence=2, started=15.0, ended=15.1, rotated=False)
-    assert promises(replace(CALM, attempts=(replace(sent, outcome="abandoned"),), calls=(ROTATED, late))) == [
-        "sent_in_lease"
-    ]
-    beside = replace(late, started=14.2, ended=14.3)
-    holder = replace(sent, began=14.0, ended=14.4, version=1)
-    both = replace(CALM, attempts=(replace(sent, outcome="abandoned"), holder), calls=(ROTATED, late, beside))
+def test_a_call_of_a_worker_that_was_frozen_before_it_sent_is_found() -> None:
+    stood = Span("worker", "frozen", 9.95, 15.0, PID)
+    late = replace(ROTATED, sequence=2, started=15.1, ended=15.2)
+    alone = replace(CALM, attempts=(ABANDONED,), calls=(late,), spans=(stood,))
+    assert promises(alone) == ["sent_in_lease"]
+    assert promises(replace(alone, spans=())) == [], "the provider has read it late"
+    assert promises(replace(alone, spans=(replace(stood, ended=11.0),))) == [], "there was time left"
+    assert promises(replace(alone, spans=(replace(stood, pid=8),))) == [], "another's worker"
+    beside = replace(ROTATED, sequence=3, started=14.6, ended=14.7, rotated=False)
+    holder = Attempt(7, "refreshed", None, "host:8", began=14.5, ended=15.3, version=1, posts=1)
+    both = replace(alone, attempts=(ABANDONED, holder), calls=(beside, late))
     assert promises(both) == ["sent_in_lease"]
-    assert promises(replace(both, attempts=(both.attempts[0], replace(holder, posts=2)))) == [], "two candidates"
+    assert promises(replace(both, calls=(late,))) == [], "the holder's own"
+    assert promises(replace(both, attempts=(ABANDONED, replace(holder, posts=2)))) == [], "two candidates"
     assert promises(replace(both, consented=(replace(PRESENTED, lost=False, presented=13.0),))) == [], "another grant's"
 
 
@@ -270,11 +272,11 @@ def test_a_version_that_two_attempts_have_replaced_is_found() -> None:
     ("earlier", "later", "found"),
     [
         (("suspect", "invalid_grant", None), 12.0, ["not_before"]),
-        (("suspect", "invalid_grant", None), 23.0, []),
+        (("suspect", "invalid_grant", None), 22.0, []),
         (("suspect", "invalid_grant", "previous"), 12.0, []),
         (("suspect", "invalid_grant", "guard"), 12.0, ["not_before"]),
         (("deferred", "unknown", None), 12.0, ["not_before"]),
-        (("deferred", "unknown", None), 15.0, []),
+        (("deferred", "unknown", None), 14.0, []),
         (("refreshed", None, None), 12.0, []),
     ],
 )
