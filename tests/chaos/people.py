@@ -162,8 +162,8 @@ class People:
         realm_id = self._company(who)
         session = secrets.token_urlsafe()
         try:
-            if realm_id:
-                self._stage.learn(realm_id)
+            # A company whose first code nobody has exchanged has no grant yet.
+            self._stage.learn(*([realm_id] if isinstance(who, int) else []))
             link = qbo_refresh.authorize_url(connection, session)
             back = parse_qs(urlsplit(consent(link, realm_id=realm_id)).query)
             if isinstance(who, str):
