@@ -294,10 +294,12 @@ authorizations = sa.Table(
     sa.Column("code", BYTEA),
     sa.Column("realm_id", BYTEA),
     sa.Column("realm_hash", BYTEA),
-    # The exchange's lease. Once presented_at is set the code may be spent: it is never presented again.
+    # The exchange's lease. Once presented_at is set the code may be spent: it is never presented again. presented_by is
+    # the worker that set it.
     sa.Column("lease_id", sa.Uuid),
     sa.Column("leased_until", _when),
     sa.Column("presented_at", _when),
+    sa.Column("presented_by", sa.Text),
     sa.Column("not_before", _when),
     sa.Column("outcome", sa.Text),
     sa.Column("reason", sa.Text),

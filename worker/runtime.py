@@ -126,7 +126,7 @@ def build(config: Settings) -> Runtime:
         worker=name,
         may_claim=lambda: not db.is_struggling and stop.since is None,
     )
-    grants = PostgresGrants(db, keys=keys, pace=config.pace, give_up=stop.time_is_up)
+    grants = PostgresGrants(db, keys=keys, pace=config.pace, worker=name, give_up=stop.time_is_up)
     return Runtime(config, db, escrow, stop, keys, refresher, Exchanger(grants, refresher), Ender(grants, refresher))
 
 

@@ -214,6 +214,7 @@ CREATE TABLE authorizations (
     lease_id uuid,
     leased_until timestamptz,
     presented_at timestamptz,
+    presented_by text,
     not_before timestamptz,
     outcome text CONSTRAINT authorizations_outcome_check CHECK (outcome IN ('connected', 'refused', 'lost')),
     reason text,

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from tests.chaos import plan, report
+from tests.chaos import plan, recovery, report
 from tests.chaos.run import run
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=5.0, help="how long things go wrong (default: 5)")
     parser.add_argument("--seed", type=int, default=1, help="chooses what goes wrong when (default: 1)")
     parser.add_argument("--connections", type=int, default=plan.CONNECTIONS)
+    parser.add_argument("--recovery", action="store_true", help="kill workers with default durations, and time it")
     parser.add_argument("--plan", action="store_true", help="print the plan as JSON and do nothing")
     parser.add_argument("--keep", action="store_true", help="keep logs and history even if nothing was violated")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
@@ -32,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     def say(text: str) -> None:
         sys.stderr.write(text + "\n")
 
+    if arguments.recovery:
+        figures = recovery.measure(say=say)
+        sys.stdout.write("".join(f"{name}: {value}\n" for name, value in figures.items()))
+        return 0 if figures["kept"] else 1
     outcome = run(planned, say=say, keep=arguments.keep)
     lines = [json.dumps(outcome.figures)] if arguments.json else report.words(outcome.figures)
     sys.stdout.write("".join(f"{line}\n" for line in lines))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qbo_refresh.status import Event as Events
 from qbo_refresh.status import Status
-from tests.chaos.excuses import why_lost
+from tests.chaos import lease
+from tests.chaos.excuses import why_asked_again, why_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,12 +55,14 @@ class Verdict:
         lost: Tokens that are gone because their answer never arrived, by the reason.
         true_verdicts: `needs_reauth` for grants that had ended.
         excused_verdicts: For grants whose token was lost on the way.
+        punished: Grants that a provider ended for a replaced token, by what excuses that it was presented.
     """
 
     violations: tuple[Violation, ...]
     lost: Mapping[str, int]
     true_verdicts: int
     excused_verdicts: int
+    punished: Mapping[str, int] = field(default_factory=dict)
 
     def count(self, promise: str) -> int:
         """Return how often a promise was broken."""
@@ -73,8 +76,16 @@ def check(history: History) -> Verdict:
     excused = [found for found in verdicts if found is not None and found.excuse is not None]
     at_end = list(_not_current(history, issued))
     lost = Counter(found.excuse for found in (*excused, *at_end) if found.excuse is not None)
+    punished = list(_punished(history))
+    lost_consents = list(_lost_consents(history, issued))
+    lost.update(found.excuse for found in lost_consents if found.excuse is not None)
     violations = (
         *_overlaps(history),
+        *(Violation("sent_in_lease", words) for words in lease.sent_without(history)),
+        *(Violation("saved_once", words) for words in lease.saved_over(history)),
+        *(Violation("not_before", words) for words in lease.asked_early(history)),
+        *(Violation("grant_punished", found.words) for found in punished if found.excuse is None),
+        *(Violation("consent_lost", found.words) for found in lost_consents if found.excuse is None),
         *_false(verdicts),
         *(Violation("token_lost", found.words) for found in at_end if found.excuse is None),
         *_standing(history),
@@ -84,7 +95,8 @@ def check(history: History) -> Verdict:
         *(Violation("not_settled", words) for words in history.restless),
         *(Violation("nothing_in_clear", f"a token or a realm id in {name}") for name in history.in_clear),
     )
-    return Verdict(violations, dict(lost.most_common()), verdicts.count(None), len(excused))
+    by_excuse = Counter(found.excuse for found in punished if found.excuse is not None)
+    return Verdict(violations, dict(lost.most_common()), verdicts.count(None), len(excused), dict(by_excuse))
 
 
 def _issued(history: History) -> dict[int, list[Call]]:
@@ -137,9 +149,34 @@ def _false(verdicts: list[Finding | None]) -> Iterator[Violation]:
             yield Violation("no_false_verdict", found.words)
 
 
+def _punished(history: History) -> Iterator[Finding]:
+    for call in history.calls:
+        if call.punished and call.connection_id is not None:
+            words = (
+                f"call {call.sequence} at {call.started - history.began:.3f} s presented a replaced token of connection"
+                f" {call.connection_id}, and the provider ended the grant"
+            )
+            yield Finding(call.connection_id, call.ended, why_asked_again(history, call), words)
+
+
+def _lost_consents(history: History, issued: Mapping[int, list[Call]]) -> Iterator[Finding]:
+    for consent in history.consented:
+        if not consent.lost or consent.finished is None or consent.presented is None:
+            continue
+        since, until = consent.presented - 0.05, consent.finished
+        calls = [call for call in issued.get(consent.connection_id, ()) if since <= call.started <= until]
+        if not any(call.endpoint == "exchange" for call in calls):
+            continue
+        words = f"the consent of connection {consent.connection_id} was called lost at {until - history.began:.3f} s"
+        excuse = None if calls[-1].issued in history.known else why_lost(history, calls[-1])
+        yield Finding(consent.connection_id, until, excuse, words)
+
+
 def _had_ended(history: History, event: Event, before: list[Call]) -> bool:
-    """Tell whether the user had ended the grant, and had not consented again, when the verdict came."""
-    revoked = [each.at for each in history.revoked if each.connection_id == event.connection_id and each.at <= event.at]
+    """Tell whether user or provider had ended the grant, and nobody had consented again, when the verdict came."""
+    ended = [(each.at, each.connection_id) for each in history.revoked]
+    ended += [(call.started, call.connection_id) for call in history.calls if call.punished and call.connection_id]
+    revoked = [at for at, connection_id in ended if connection_id == event.connection_id and at <= event.at]
     if not revoked:
         return False
     return not any(call.endpoint == "exchange" and call.started > max(revoked) for call in before)

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from intuit_simulator import fingerprint
 from qbo_refresh.sealing import Field, Unsealable
-from tests.chaos.history import Attempt, Call, Event, History, Row
-from tests.chaos.plan import LEASE_S
+from qbo_refresh.status import Authorized
+from tests.chaos.excuses import kept_within
+from tests.chaos.history import Attempt, Call, Consented, Event, History, Put, Row
+from tests.chaos.plan import CONFIRM_AFTER_S, LEASE_S
 from worker.escrow import RedisEscrow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
+    from typing import Any
 
     from tests.chaos.nemesis import Nemesis
     from tests.chaos.people import People
     from tests.chaos.stage import Stage
 
 _ATTEMPTS = """
-SELECT connection_id, outcome, reason, worker, began_at, exposed_us,
+SELECT connection_id, outcome, reason, worker, began_at, exposed_us, token_version, posts, trigger, withheld,
        began_at + make_interval(secs => duration_ms / 1000.0) AS ended_at
 FROM qbo.refresh_attempts ORDER BY began_at
 """
 _EVENTS = "SELECT id, type, connection_id, sequence, created_at, delivered_at FROM qbo.outbox ORDER BY id"
+_CONSENTED = """
+SELECT COALESCE(z.connection_id, x.connection_id) AS connection_id, z.id, z.presented_by, z.presented_at,
+       z.outcome, z.reason, z.finished_at
+FROM qbo.authorizations z LEFT JOIN qbo.external_ids x ON x.external_id = z.external_id
+WHERE z.used_at IS NOT NULL ORDER BY z.id
+"""
 _ROWS = """
 SELECT c.id, c.status, c.grant_number, c.refresh_token, extract(epoch FROM now() - c.due_at)::float AS overdue_s,
        ARRAY(SELECT h.reason FROM qbo.sync_holds h WHERE h.connection_id = c.id) AS holds,
@@ -55,7 +65,10 @@ def collect(
 ) -> History:
     """Read both sides. Nothing may be under way any more."""
     stage.learn()
-    return History(
+    stage.learn_newcomers(people.newcomers)
+    consented = stage.db.execute(_CONSENTED).all()
+    of = {row.id: row.connection_id for row in consented}
+    history = History(
         began=began,
         stopped=stopped,
         deadline_s=LEASE_S / 3,
@@ -74,7 +87,11 @@ def collect(
         surprises=tuple(people.surprises),
         restless=restless,
         in_clear=tuple(_in_clear(stage)),
+        consented=tuple(_consented(stage, row) for row in consented if row.connection_id is not None),
+        puts=tuple(_puts(stage, of)),
+        confirm_after_s=CONFIRM_AFTER_S,
     )
+    return replace(history, kept_within_s=kept_within(history))
 
 
 def _calls(stage: Stage) -> Iterator[Call]:
@@ -95,6 +112,7 @@ def _calls(stage: Stage) -> Iterator[Call]:
             superseded=call.superseded,
             faults=call.faults or "",
             written=call.written,
+            punished=call.revoked_by_reuse,
         )
 
 
@@ -108,6 +126,10 @@ def _attempts(stage: Stage) -> Iterator[Attempt]:
             began=_moment(stage, row.began_at),
             ended=None if row.ended_at is None else _moment(stage, row.ended_at),
             exposed_us=row.exposed_us,
+            version=row.token_version,
+            posts=row.posts,
+            trigger=row.trigger,
+            withheld=row.withheld,
         )
 
 
@@ -118,7 +140,7 @@ def _events(stage: Stage) -> Iterator[Event]:
 
 
 def _rows(stage: Stage) -> Iterator[Row]:
-    states = {stage.ids[state.realm_id]: state for state in stage.simulator.states()}
+    states = {stage.ids[each.realm_id]: each for each in stage.simulator.states() if each.realm_id in stage.ids}
     for row in stage.db.execute(_ROWS):
         state = states[row.id]
         yield Row(
@@ -146,6 +168,23 @@ def _known(stage: Stage) -> frozenset[str]:
     ours = {bytes(row.fingerprint) for row in stage.db.execute(_KNOWN)}
     ours |= {copy.fingerprint for copy in RedisEscrow(stage.servers.redis_url).everything() if copy is not None}
     return frozenset(theirs for theirs, name in stage.names.items() if name in ours)
+
+
+def _consented(stage: Stage, row: Any) -> Consented:
+    return Consented(
+        connection_id=row.connection_id,
+        worker=row.presented_by,
+        presented=None if row.presented_at is None else _moment(stage, row.presented_at),
+        lost=row.outcome == Authorized.LOST,
+        finished=None if row.finished_at is None else _moment(stage, row.finished_at),
+    )
+
+
+def _puts(stage: Stage, of: Mapping[int, int | None]) -> Iterator[Put]:
+    for at, number, grant_number in stage.puts.seen:
+        connection_id = number if grant_number else of.get(number)
+        if connection_id is not None:
+            yield Put(at, connection_id, "refresh" if grant_number else "exchange")
 
 
 def _received(stage: Stage) -> Iterator[tuple[int, int]]:

@@ -100,10 +100,21 @@ class Crew:
             self._note_kill(slot, member)
             self.start(slot)
 
-    def freeze(self, slot: int) -> int:
-        """Stop it with SIGSTOP; return its process id."""
+    def slot_of(self, name: str | None) -> int | None:
+        """Return the slot of the worker that the tables call by this name; None unless it runs, and is not frozen."""
+        pid = (name or "").rpartition(":")[2]
+        with self._lock:
+            for slot, member in self._members.items():
+                if str(member.pid) == pid and slot not in (BEAT, HOST) and member.frozen_since is None:
+                    return slot
+        return None
+
+    def freeze(self, slot: int) -> int | None:
+        """Stop it with SIGSTOP; return its process id, or None if it stands already."""
         with self._lock:
             member = self._living(slot)
+            if member.frozen_since is not None:
+                return None
             os.kill(member.pid, signal.SIGSTOP)
             member.frozen_since = time.monotonic()
             return member.pid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from qbo_refresh.status import Outcome
@@ -9,11 +10,8 @@ from qbo_refresh.status import Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.chaos.history import Attempt, Call, History, Kill, Span
+    from tests.chaos.history import Attempt, Call, Consented, History, Kill, Put, Span
 
-# From the answer's last byte until a copy is kept: some milliseconds, but thirty processes share these cores, and tasks
-# were seen to stand still for most of a second.
-KEPT_WITHIN_S = 1.0
 # An escrow that has failed is left alone for five seconds.
 ESCROW_RESTS_S = 7.0
 # What the provider does and the answer survives.
@@ -29,12 +27,13 @@ def why_lost(history: History, call: Call) -> str | None:
     if not call.written:
         return "not written whole"
     attempt = attempt_of(history, call)
-    until = _read_by(history, call, attempt)
+    until = _read_by(history, call)
     if any(span.where == "intuit" and span.touches(call.started, until) for span in history.spans):
         return "cut on the way"
     kill = _kill(history, call, attempt, until)
     if kill is not None:
-        return "killed before it was read and kept" if kill.at <= until else "killed, and the escrow away"
+        is_soon = kill.at <= until and _put(history, call, kill) is None
+        return "killed before it was read and kept" if is_soon else "killed, and the escrow away"
     if _is_late(history, call, attempt):
         return "after the deadline"
     return None
@@ -52,9 +51,27 @@ def attempt_of(history: History, call: Call) -> Attempt | None:
     return max(earlier, key=lambda attempt: attempt.began, default=None)
 
 
-def pid_of(attempt: Attempt | None) -> int | None:
-    """Return the process of an attempt; None if the ledger does not say."""
-    name = attempt.worker.rpartition(":")[2] if attempt is not None and attempt.worker else ""
+def consent_of(history: History, call: Call) -> Consented | None:
+    """Return the consent whose code a call presented: one of a company at a time."""
+    earlier = [
+        consent
+        for consent in history.consented
+        if consent.connection_id == call.connection_id
+        and consent.presented is not None
+        and consent.presented <= call.started + _SKEW_S
+    ]
+    return max(earlier, key=lambda consent: consent.presented or 0.0, default=None)
+
+
+def pid_of(history: History, call: Call) -> int | None:
+    """Return the process that made a call; None if our tables do not say."""
+    made_by = attempt_of(history, call) if call.endpoint == "refresh" else consent_of(history, call)
+    return None if made_by is None else number_of(made_by.worker)
+
+
+def number_of(worker: str | None) -> int | None:
+    """Return the process id in a worker's name; None if there is none."""
+    name = (worker or "").rpartition(":")[2]
     return int(name) if name.isdecimal() else None
 
 
@@ -68,12 +85,12 @@ def _faults(call: Call) -> Iterator[str]:
     return (label.partition(":")[2] for label in call.faults.split(",") if label)
 
 
-def _read_by(history: History, call: Call, attempt: Attempt | None) -> float:
+def _read_by(history: History, call: Call) -> float:
     """Return until when the answer may have been lost between two healthy ends: a frozen process reads it later."""
-    until = call.ended + KEPT_WITHIN_S
-    for span in frozen(history, pid_of(attempt)):
+    until = call.ended + history.kept_within_s
+    for span in frozen(history, pid_of(history, call)):
         if span.touches(call.started, until):
-            until = max(until, span.ended + KEPT_WITHIN_S)
+            until = max(until, span.ended + history.kept_within_s)
     return until
 
 
@@ -81,21 +98,58 @@ def _kill(history: History, call: Call, attempt: Attempt | None, until: float) -
     """Return the kill that the token was lost by; a later one only together with the escrow."""
     if attempt is not None and attempt.outcome != Outcome.ABANDONED:
         return None  # it came to its end, and wrote down what it had
-    pid = pid_of(attempt)
+    pid = pid_of(history, call)
     for kill in history.kills:
-        # Who exchanged a code is written nowhere until it is done: it was somebody, within the lease.
-        is_he = kill.pid == pid if call.endpoint == "refresh" else kill.at <= call.ended + history.lease_s
-        if kill.role != "worker" or not is_he or kill.at < call.started - _SKEW_S:
+        if kill.role != "worker" or kill.pid != pid or kill.at < call.started - _SKEW_S:
             continue
-        if kill.at <= until or _escrow_fails(history, call.ended - ESCROW_RESTS_S, _asked(history, call, kill)):
+        put = _put(history, call, kill)
+        if put is None and kill.at <= until:
+            return kill
+        since = call.ended - ESCROW_RESTS_S if put is None else put.at
+        if _escrow_fails(history, since, kill.at if put is None else _asked(history, call, kill)):
             return kill
     return None
+
+
+def _put(history: History, call: Call, kill: Kill) -> Put | None:
+    """Return the copy of a call's token that the escrow had taken before its worker was killed."""
+    return next((put for put in _puts(history, call) if put.at <= kill.at), None)
+
+
+def _puts(history: History, call: Call) -> Iterator[Put]:
+    place = call.connection_id, call.endpoint
+    return (put for put in history.puts if (put.connection_id, put.endpoint) == place and put.at >= call.started)
+
+
+def kept_within(history: History) -> float:
+    """Return the longest that an answer took in this run to have its copy in the escrow, where nothing was harmed.
+
+    No longer than a lease, after which others may ask. It is what a machine of this load needs, and not what is
+    allowed: a kill before it may have met a token on its way.
+    """
+    longest = 0.0
+    for call in history.calls:
+        if not call.rotated or not call.written or call.status != HTTPStatus.OK:
+            continue
+        put = next(_puts(history, call), None)
+        if put is None or not longest < put.at - call.ended <= history.lease_s:
+            continue
+        harmed = any(
+            span.where in ("valkey", "intuit") and span.touches(call.started - ESCROW_RESTS_S, put.at)
+            for span in history.spans
+        )
+        if not harmed and not any(
+            span.touches(call.started, put.at) for span in frozen(history, pid_of(history, call))
+        ):
+            longest = put.at - call.ended
+    return longest
 
 
 def _asked(history: History, call: Call, kill: Kill) -> float:
     """Return when somebody had asked the escrow for what a killed worker had put there."""
     if call.endpoint != "refresh":
-        return kill.at
+        consent = consent_of(history, call)
+        return history.stopped if consent is None or consent.finished is None else consent.finished
     later = (
         attempt.ended or attempt.began
         for attempt in history.attempts
@@ -115,3 +169,26 @@ def _is_late(history: History, call: Call, attempt: Attempt | None) -> bool:
     if attempt is None or attempt.ended is None or attempt.reason != "unknown":
         return False
     return attempt.ended - attempt.began >= least
+
+
+def why_asked_again(history: History, call: Call) -> str | None:
+    """Return why a replaced token was presented to a provider that punishes it; None if nothing excuses it.
+
+    Either the answer that replaced it did not reach us, or who had it was frozen past its lease.
+    """
+    replaced_by = next(
+        (each for each in history.calls if each.rotated and each.presented == call.presented and each is not call), None
+    )
+    if replaced_by is None:
+        return None
+    attempt = attempt_of(history, replaced_by)
+    leased_until = (replaced_by.started if attempt is None else attempt.began) + history.lease_s - _SKEW_S
+    for span in frozen(history, pid_of(history, replaced_by)):
+        if span.touches(replaced_by.started, leased_until) and span.ended >= leased_until:
+            return "frozen past its lease after sending"
+    if attempt is not None and attempt.reason == "overtaken":
+        return "overtaken by the save of a worker that stood still past its lease"
+    put = next(_puts(history, replaced_by), None)
+    if put is not None and put.at >= leased_until:
+        return "stood still past its lease after sending"  # nobody stopped it but a machine that is too busy
+    return why_lost(history, replaced_by)

@@ -23,6 +23,7 @@ class Call:
         rotated: Whether the token changed.
         status: None if nothing was answered.
         written: The whole answer was handed to the connection.
+        punished: It ended the grant: its token had been replaced.
     """
 
     sequence: int
@@ -39,11 +40,17 @@ class Call:
     superseded: bool = False
     faults: str = ""
     written: bool = True
+    punished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A line of the ledger. An abandoned one knows neither its end nor what it brought."""
+    """A line of the ledger. An abandoned one knows neither its end nor what it brought.
+
+    Attributes:
+        version: Of the row's token when it was claimed.
+        posts: None if it is not known.
+    """
 
     connection_id: int
     outcome: str
@@ -52,6 +59,36 @@ class Attempt:
     began: float
     ended: float | None
     exposed_us: int | None = None
+    version: int = 0
+    posts: int | None = None
+    trigger: str = "sweep"
+    withheld: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Consented:
+    """A consent that was called back: who presented its code, and what came of it.
+
+    Attributes:
+        worker: Who took it in order to present the code, and when; None if nobody did.
+        lost: The worker said that no grant comes of it, for the answer was lost.
+        finished: When it was said what became of it; None if it was not.
+    """
+
+    connection_id: int
+    worker: str | None
+    presented: float | None
+    lost: bool = False
+    finished: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A copy that the escrow took, of a refresh's token or of a consent's."""
+
+    at: float
+    connection_id: int
+    endpoint: str = "refresh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +170,8 @@ class History:
         settled_s: How long everything took to settle then; None if it did not.
         restless: What had not settled, in words.
         in_clear: Logs in which a token or a realm id was found.
+        kept_within_s: The longest that an answer took in this run to have its copy in a healthy escrow.
+        confirm_after_s: How long a first refusal binds everybody.
     """
 
     began: float
@@ -153,6 +192,10 @@ class History:
     surprises: tuple[str, ...] = ()
     restless: tuple[str, ...] = ()
     in_clear: tuple[str, ...] = ()
+    consented: tuple[Consented, ...] = ()
+    puts: tuple[Put, ...] = ()
+    kept_within_s: float = 0.25
+    confirm_after_s: float = 12.0
 
     def write(self, file: Path) -> None:
         """Write it down as JSON: it holds fingerprints and our ids, no token and no realm."""

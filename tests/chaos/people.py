@@ -45,14 +45,18 @@ class People:
         self._is_lying = is_lying
         self._release_guard = release_guard
         self._over = threading.Event()
+        self.newcomers: dict[str, str] = {}
+        """Who connected for the first time, or tries: the host's name → the company."""
+        self._expected: set[str] = set()
         self._wishes: set[int] = set()
-        self._busy: set[int] = set()
+        self._busy: set[int | str] = set()
         self._lock = threading.Lock()
         self._consenting = ThreadPoolExecutor(max_workers=_CONSENTS_AT_ONCE)
         self._threads = [
             threading.Thread(target=self._every, args=(seconds, act), daemon=True)
             for seconds, act in (
                 (0.5, self._customers),
+                (0.5, self._newcomers),
                 (0.5, self._operator),
                 (1.0, self._a_day),
                 (1.0, stage.crew.revive),
@@ -98,11 +102,16 @@ class People:
         with self._lock:
             self._wishes.add(connection_id)
 
+    def arrives(self, name: str) -> None:
+        """Have somebody connect for the first time, under this name of the host's, and not give up."""
+        with self._lock:
+            self._expected.add(name)
+
     @property
     def is_idle(self) -> bool:
         """Whether nobody is consenting or wishes to."""
         with self._lock:
-            return not self._wishes and not self._busy
+            return not self._wishes and not self._busy and not self._expected
 
     def _every(self, seconds: float, act: Callable[[], None]) -> None:
         while not self._over.wait(seconds):
@@ -123,25 +132,52 @@ class People:
             self._busy |= wanted
             self._wishes -= wanted
         for connection_id in wanted:
-            self._consenting.submit(self._consent, connection_id)
+            self._consenting.submit(self._consent_again, connection_id)
 
-    def _consent(self, connection_id: int) -> None:
-        realm_id = next(each.realm_id for each in self._stage.connected if each.id == connection_id)
+    def _newcomers(self) -> None:
+        """Have those consent who are not connected and whose consent nobody is working on."""
+        connected = {row.external_id for row in self._stage.db.execute("SELECT external_id FROM qbo.external_ids")}
+        under_way = {
+            row.external_id
+            for row in self._stage.db.execute(
+                "SELECT external_id FROM qbo.authorizations WHERE used_at IS NOT NULL AND finished_at IS NULL"
+            )
+        }
+        with self._lock:
+            self._expected -= connected
+            wanted = self._expected - under_way - self._busy
+            self._busy |= wanted
+        for name in wanted:
+            self._consenting.submit(self._consent, f"external:{name}", name)
+
+    def _consent_again(self, connection_id: int) -> None:
+        self._consent(connection_id, connection_id)
+
+    def _company(self, who: int | str) -> str:
+        if isinstance(who, str):
+            return self.newcomers.get(who, "")
+        return next(each.realm_id for each in self._stage.connected if each.id == who)
+
+    def _consent(self, connection: int | str, who: int | str) -> None:
+        realm_id = self._company(who)
         session = secrets.token_urlsafe()
         try:
-            self._stage.learn(realm_id)
-            link = qbo_refresh.authorize_url(connection_id, session)
+            # A company whose first code nobody has exchanged has no grant yet.
+            self._stage.learn(*([realm_id] if isinstance(who, int) else []))
+            link = qbo_refresh.authorize_url(connection, session)
             back = parse_qs(urlsplit(consent(link, realm_id=realm_id)).query)
+            if isinstance(who, str):
+                self.newcomers[who] = back["realmId"][0]
             qbo_refresh.complete(back["code"][0], back["state"][0], back["realmId"][0], session, timeout=8.0)
         except QboRefreshError as error:
-            self.counts[f"consent: {type(error).__name__}"] += 1
+            self.counts[f"{_kind(who)}: {type(error).__name__}"] += 1
         except Exception as error:  # noqa: BLE001  # whatever else a callback raises is a customer's error page
-            self.surprises.append(f"a consent met {type(error).__name__}: {error}")
+            self.surprises.append(f"a {_kind(who)} met {type(error).__name__}: {error}")
         else:
-            self.counts["consents"] += 1
+            self.counts[f"{_kind(who)}s"] += 1
         finally:
             with self._lock:
-                self._busy.discard(connection_id)
+                self._busy.discard(who)
 
     def _operator(self) -> None:
         if not self._is_lying() and self._release_guard(self._stage):
@@ -175,3 +211,7 @@ class People:
             )
         self._stage.servers.watch(started.pid)
         return started
+
+
+def _kind(who: int | str) -> str:
+    return "consent" if isinstance(who, int) else "first consent"

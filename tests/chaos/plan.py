@@ -29,7 +29,7 @@ SHORTENED: Final = {
 }
 # The longest that a provider lies about a grant: two refusals, CONFIRM_AFTER apart, are what a dead grant looks like.
 LONGEST_LIE_S: Final = CONFIRM_AFTER_S / 3
-_KILLS_A_MINUTE: Final = 70
+_KILLS_A_MINUTE: Final = 62
 _FREEZES_A_MINUTE: Final = 12
 _CUTS_A_MINUTE: Final = 48
 _LONGEST_FREEZE_S: Final = 2 * LEASE_S
@@ -43,14 +43,27 @@ class Kind(StrEnum):
     FREEZE = "freeze"
     CUT = "cut"
     NETWORK = "network"
+    AIMED = "aimed"
     FLUSH = "flush"
     RESTART = "restart"
     INTUIT = "intuit"
     POLICY = "policy"
     REVOKE = "revoke"
     RECONNECT = "reconnect"
+    ARRIVE = "arrive"
     KEYS = "keys"
     SECRET = "secret"
+
+
+class Aim(StrEnum):
+    """At which moment of an attempt a worker is met."""
+
+    BEFORE_SENDING = "before sending"
+    """Frozen past its lease while the claim's answer is on its way to it."""
+    AFTER_SENDING = "after sending"
+    """Frozen past its lease while the provider takes its time."""
+    BEFORE_SAVE = "before the save"
+    """Killed, or frozen past its lease, once the answer is there and no save comes through."""
 
 
 class Lane(StrEnum):
@@ -69,12 +82,14 @@ LANES: Final = {
     Kind.FREEZE: Lane.PROCESSES,
     Kind.CUT: Lane.LINES,
     Kind.NETWORK: Lane.LINES,
+    Kind.AIMED: Lane.LINES,
     Kind.FLUSH: Lane.SERVERS,
     Kind.RESTART: Lane.SERVERS,
     Kind.INTUIT: Lane.INTUIT,
     Kind.POLICY: Lane.INTUIT,
     Kind.REVOKE: Lane.PEOPLE,
     Kind.RECONNECT: Lane.PEOPLE,
+    Kind.ARRIVE: Lane.PEOPLE,
     Kind.KEYS: Lane.KEYS,
     Kind.SECRET: Lane.KEYS,
 }
@@ -133,6 +148,7 @@ def make(*, seed: int, minutes: float, connections: int = CONNECTIONS, workers: 
     lanes = (
         _processes(_random(seed, "processes"), lasts_s, workers),
         _lines(_random(seed, "lines"), lasts_s),
+        _aimed(_random(seed, "aimed"), lasts_s),
         _servers(_random(seed, "servers"), lasts_s),
         _intuit(_random(seed, "intuit"), lasts_s, connections),
         _people(_random(seed, "people"), lasts_s, connections),
@@ -179,10 +195,10 @@ _TO_POSTGRES, _TO_VALKEY, _TO_INTUIT, _TO_HOST = LINES = ("postgres", "valkey", 
 
 def _lines(by: random.Random, lasts_s: float) -> Iterator[Step]:
     for at in _moments(by, lasts_s, _CUTS_A_MINUTE):
-        line = by.choices(LINES, weights=(4, 4, 5, 1))[0]
+        line = by.choices(LINES, weights=(4, 4, 5, 3))[0]
         yield Step(at, Kind.CUT, line, 0.0, {"how": by.choices(("reset", "close", "silent"), weights=(4, 4, 1))[0]})
     for at in _moments(by, lasts_s, 16):
-        line = by.choices(LINES, weights=(4, 4, 3, 1))[0]
+        line = by.choices(LINES, weights=(4, 4, 3, 2))[0]
         # No box keeps a request for Intuit so long that it is delivered after the lease: nobody could take it back.
         fault: dict[str, Any] = by.choice(
             (
@@ -197,6 +213,18 @@ def _lines(by: random.Random, lasts_s: float) -> Iterator[Step]:
         way = "both" if "refused" in fault else by.choice(("up", "down"))
         longest = 0.8 if line == _TO_INTUIT or "dropped" in fault or "cut_after" in fault else 2.0
         yield Step(at, Kind.NETWORK, line, round(by.uniform(0.3, longest), 3), {"way": way, **fault})
+
+
+_AIMS_A_MINUTE: Final = {Aim.BEFORE_SENDING: 6, Aim.AFTER_SENDING: 6, Aim.BEFORE_SAVE: 8}
+
+
+def _aimed(by: random.Random, lasts_s: float) -> Iterator[Step]:
+    """Yield what meets a worker at one moment of an attempt; how long it is frozen, if it is not killed."""
+    for aim, a_minute in _AIMS_A_MINUTE.items():
+        for number, at in enumerate(_moments(by, lasts_s, a_minute, first_s=3.0)):
+            # Long enough for another to have taken over and to have saved.
+            lasts = round(by.uniform(LEASE_S * 1.5, _LONGEST_FREEZE_S), 3)
+            yield Step(at, Kind.AIMED, aim, lasts, {"killed": aim is Aim.BEFORE_SAVE and number % 2 == 0})
 
 
 def _servers(by: random.Random, lasts_s: float) -> Iterator[Step]:
@@ -254,6 +282,7 @@ def _intuit(by: random.Random, lasts_s: float, connections: int) -> Iterator[Ste
     """Yield the troubles, one or two at a time, each kind before any comes again; lies about grants; the policies."""
     yield Step(0.0, Kind.POLICY, "grace")
     yield Step(round(lasts_s / 3, 3), Kind.POLICY, "strict")
+    yield Step(round(lasts_s * 2 / 3, 3), Kind.POLICY, "reuse-revokes")
     waiting: list[tuple[str, float, float, dict[str, Any]]] = []
     for at in _moments(by, lasts_s, 20, first_s=1.0):
         if not waiting:
@@ -269,11 +298,13 @@ def _intuit(by: random.Random, lasts_s: float, connections: int) -> Iterator[Ste
 
 
 def _people(by: random.Random, lasts_s: float, connections: int) -> Iterator[Step]:
-    """Yield who disconnects within QuickBooks, and who consents again though nothing was wrong."""
+    """Yield who disconnects within QuickBooks, who consents again though nothing was wrong, and who is new."""
     for at in _moments(by, lasts_s, 5):
         yield Step(at, Kind.REVOKE, tuple(by.sample(range(connections), by.randint(1, 2))))
     for at in _moments(by, lasts_s, 6):
         yield Step(at, Kind.RECONNECT, (by.randrange(connections),))
+    for number, at in enumerate(_moments(by, lasts_s, 6)):
+        yield Step(at, Kind.ARRIVE, f"newcomer-{number}")
 
 
 def _keys(by: random.Random, lasts_s: float) -> Iterator[Step]:

@@ -22,6 +22,7 @@ from qbo_refresh.configuration import use
 from qbo_refresh.database import database
 from tests.chaos.crew import Crew
 from tests.chaos.plan import BEAT, LINES, SHORTENED, Plan
+from tests.chaos.puts import Puts
 from tests.conftest import migrate, settings_of, with_database
 from tests.support import host_app
 from tests.support.consents import REDIRECT
@@ -32,6 +33,7 @@ from worker.database import Database
 from worker.store import apps
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     from tests.support.fleet import Connected
@@ -77,6 +79,8 @@ class Stage:
             self.fleet = Fleet(self.db, settings, self.simulator)
             self.connected: list[Connected] = self.fleet.connect(plan.connections)
             self.ids = {each.realm_id: each.id for each in self.connected}
+            self.puts = Puts(self.servers.redis_url)
+            self._things.callback(self.puts.close)
             self.crew = Crew(self.directory, self.variables, self.servers.watch)
             self._things.callback(self.crew.close)
             self._configure_host()
@@ -96,6 +100,12 @@ class Stage:
                 name = fingerprint(token)
                 if name not in self.names:
                     self.names[name] = self.fleet.fingerprint(token)
+
+    def learn_newcomers(self, newcomers: Mapping[str, str]) -> None:
+        """Note which connections these have become: external id → company."""
+        for row in self.db.execute("SELECT external_id, connection_id FROM qbo.external_ids"):
+            if row.external_id in newcomers:
+                self.ids[newcomers[row.external_id]] = row.connection_id
 
     def host_variables(self) -> dict[str, str]:
         """Return the environment of a caller."""
@@ -144,6 +154,7 @@ class Stage:
             "INTUIT_CLIENT_ID": simulator.client_id,
             "INTUIT_CLIENT_SECRET": simulator.client_secret,
             "INTUIT_TOKEN_URL": simulator.token_url.replace(simulator.base_url, intuit),
+            "INTUIT_API_URL": intuit,
             "INTUIT_REVOKE_URL": simulator.revoke_url.replace(simulator.base_url, intuit),
             **keys,
             **{name: str(value) for name, value in SHORTENED.items()},

@@ -59,6 +59,22 @@ def test_a_reconnect_puts_the_new_grant_over_the_old_one_without_revoking_it(
     assert refresh(worker.refresher, connected.id, trigger=Trigger.CLI).reason == "not_claimed"
 
 
+def test_who_presented_a_code_is_known_after_its_end(fleet: Fleet, consents: Consents, worker: Runtime) -> None:
+    # Fails without `presented_by` in the claim, and without its CASE: seen.
+    (connected,) = fleet.connect()
+    ended = consents.accepted(connected.id, connected.realm_id)
+    assert exchange(worker.exchanger, ended).outcome is Authorized.CONNECTED
+    assert authorization(fleet, ended).presented_by == worker.refresher.worker
+    left = consents.accepted(connected.id, connected.realm_id)
+    fleet.db.execute(
+        "UPDATE qbo.authorizations SET presented_at = now() - interval '2 minutes', presented_by = 'gone:1'"
+        " WHERE id = %(id)s",
+        {"id": left},
+    )
+    assert exchange(worker.exchanger, left).outcome is Authorized.LOST
+    assert authorization(fleet, left).presented_by == "gone:1"
+
+
 def test_what_was_known_of_the_old_grant_goes_with_it(fleet: Fleet, consents: Consents, worker: Runtime) -> None:
     (connected,) = fleet.connect()
     fleet.update(

@@ -249,6 +249,9 @@ def test_late_failure_is_dropped_after_another_version_was_saved(fleet: Fleet, o
     assert one.save(late) is Saved.SAVED
     assert not other.conclude(taken, GrantRejected())
     assert (fleet.row(connected.id).status, fleet.holds(connected.id)) == ("active", set())
+    # An attempt that posted has a line in the ledger although nothing of it counts. Fails without it in `_release`.
+    assert fleet.outcomes(connected.id) == [("refreshed", None), ("abandoned", "overtaken")]
+    assert [attempt.token_version for attempt in fleet.attempts(connected.id)] == [1, 1]
 
 
 def test_a_success_lifts_the_holds_of_the_grant_and_no_other(fleet: Fleet, one: Attempts) -> None:

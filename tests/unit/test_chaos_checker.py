@@ -9,7 +9,8 @@ import pytest
 
 from tests.chaos import report
 from tests.chaos.checker import check
-from tests.chaos.history import Attempt, Call, Event, History, Kill, Revoked, Row, Span
+from tests.chaos.excuses import kept_within
+from tests.chaos.history import Attempt, Call, Consented, Event, History, Kill, Put, Revoked, Row, Span
 
 PID = 4711
 VERDICT = Event(1, "connection.needs_reauth", 7, 1, at=50.0, delivered=True)
@@ -89,7 +90,18 @@ def test_a_token_that_was_kept_is_not_excused_by_a_kill() -> None:
             {"spans": (Span("worker", "frozen", 10.1, 17.0, PID), Span("intuit", "cut reset", 15.0, 15.0))},
             "cut on the way",
         ),
-        ({"kills": (Kill(12.0, PID),), "spans": (Span("valkey", "flush", 12.5, 12.5),)}, "killed, and the escrow away"),
+        (
+            {
+                "kills": (Kill(12.0, PID),),
+                "puts": (Put(10.3, 7),),
+                "spans": (Span("valkey", "flush", 12.5, 12.5),),
+            },
+            "killed, and the escrow away",
+        ),
+        (
+            {"kills": (Kill(12.0, PID),), "spans": (Span("valkey", "cut silent", 9.0, 9.0),)},
+            "killed, and the escrow away",
+        ),
         (
             {"attempts": (replace(ABANDONED, outcome="deferred", reason="unknown", ended=11.3),)},
             "after the deadline",
@@ -110,6 +122,8 @@ def test_what_never_arrived_is_excused_and_counted(changes: dict[str, Any], excu
         {"kills": (Kill(10.1, PID + 1),)},
         {"kills": (Kill(9.0, PID),)},
         {"kills": (Kill(12.0, PID),)},
+        {"kills": (Kill(10.35, PID),), "puts": (Put(10.3, 7),)},
+        {"kills": (Kill(12.0, PID),), "spans": (Span("valkey", "flush", 12.5, 12.5),)},
         {"kills": (Kill(10.1, PID, role="beat"),)},
         {"kills": (Kill(10.1, PID),), "attempts": (SAVED,)},
         {
@@ -155,15 +169,130 @@ def test_a_verdict_about_a_grant_that_the_user_ended_is_true() -> None:
     assert promises(replace(ended, revoked=(Revoked(60.0, 7),))) == ["no_false_verdict"], "it was alive then"
 
 
-def test_a_lost_answer_to_a_code_is_excused_by_a_worker_killed_meanwhile() -> None:
-    consented = replace(ROTATED, endpoint="exchange", presented="code")
-    history = replace(GIVEN_UP, calls=(consented,), kills=(Kill(10.3, PID),), attempts=())
+CODE = replace(ROTATED, endpoint="exchange", presented="code")
+PRESENTED = Consented(7, f"host:{PID}", presented=9.9, lost=True, finished=17.0)
+
+
+def test_a_lost_answer_to_a_code_is_excused_by_the_kill_of_who_presented_it() -> None:
+    history = replace(GIVEN_UP, calls=(CODE,), kills=(Kill(10.3, PID),), attempts=(), consented=(PRESENTED,))
     assert promises(history) == []
+    another = replace(history, kills=(Kill(10.3, PID + 1),))
+    assert promises(another) == ["consent_lost", "no_false_verdict", "token_lost"]
+    nobody = replace(history, consented=(replace(PRESENTED, worker=None),))
+    assert "consent_lost" in promises(nobody)
     later = replace(history, kills=(Kill(13.0, PID),))
-    assert "no_false_verdict" in promises(later), "it had a second for its copy"
-    assert promises(replace(later, spans=(Span("valkey", "cut silent", 9.0, 9.0),))) == [], "which nobody took"
-    assert "no_false_verdict" in promises(replace(later, spans=(Span("valkey", "flush", 14.0, 14.0),)))
-    assert "no_false_verdict" in promises(replace(history, kills=(Kill(40.0, PID),)))
+    assert "consent_lost" in promises(later), "it had time for its copy"
+    kept = replace(history, kills=(Kill(10.4, PID),), puts=(Put(10.35, 7, "exchange"),))
+    assert "consent_lost" in promises(kept), "there was a copy"
+    assert promises(replace(kept, spans=(Span("valkey", "flush", 14.0, 14.0),))) == [], "which Valkey has lost"
+    assert "consent_lost" in promises(replace(kept, spans=(Span("valkey", "flush", 18.0, 18.0),))), "after it was asked"
+
+
+def test_a_consent_that_was_refused_before_its_code_was_presented_is_not_lost() -> None:
+    assert promises(replace(CALM, consented=(replace(PRESENTED, presented=None),))) == []
+    assert promises(replace(CALM, consented=(replace(PRESENTED, presented=50.0, finished=51.0),))) == []
+
+
+def test_how_long_a_copy_takes_is_measured_where_nothing_was_harmed() -> None:
+    second = replace(ROTATED, connection_id=8, started=20.0, ended=20.1)
+    history = replace(CALM, calls=(ROTATED, second), puts=(Put(10.5, 7), Put(21.1, 8)))
+    assert kept_within(history) == pytest.approx(1.0)
+    assert kept_within(replace(history, spans=(Span("valkey", "flush", 19.0, 19.0),))) == pytest.approx(0.3)
+    assert kept_within(replace(history, puts=())) == 0.0
+
+
+AGAIN = replace(ROTATED, sequence=2, started=14.0, ended=14.1, issued=None, rotated=False, status=400, punished=True)
+PUNISHED = replace(
+    CALM,
+    calls=(ROTATED, AGAIN),
+    attempts=(ABANDONED, Attempt(7, "suspect", None, "host:9", began=13.95, ended=14.15, version=1)),
+    rows=(replace(CURRENT, status="needs_reauth", alive=False),),
+    events=(replace(VERDICT, at=40.0),),
+    received=((7, 1),),
+    received_ids=frozenset({1}),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "excuse"),
+    [
+        ({"kills": (Kill(10.1, PID),)}, "killed before it was read and kept"),
+        ({"spans": (Span("worker", "frozen", 10.1, 17.0, PID),)}, "frozen past its lease after sending"),
+        ({"puts": (Put(14.2, 7),)}, "stood still past its lease after sending"),
+        (
+            {"attempts": (replace(ABANDONED, reason="overtaken"), PUNISHED.attempts[1])},
+            "overtaken by the save of a worker that stood still past its lease",
+        ),
+    ],
+)
+def test_a_grant_that_a_provider_ended_for_a_replaced_token_is_excused_by_what_is_not_promised(
+    changes: dict[str, Any], excuse: str
+) -> None:
+    history = replace(PUNISHED, **changes)
+    assert promises(history) == []
+    assert check(history).punished == {excuse: 1}
+    assert check(history).true_verdicts == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"spans": (Span("worker", "frozen", 5.0, 10.0, PID),)},
+        {"spans": (Span("worker", "frozen", 10.1, 12.0, PID),)},
+        {"spans": (Span("worker", "frozen", 10.1, 17.0, PID + 1),)},
+        {"kills": (Kill(10.35, PID),), "puts": (Put(10.3, 7),)},
+        {"calls": (AGAIN,)},
+    ],
+)
+def test_a_grant_that_was_ended_for_no_such_reason_is_found(changes: dict[str, Any]) -> None:
+    assert promises(replace(PUNISHED, **changes)) == ["grant_punished"]
+
+
+def test_a_call_of_a_worker_that_was_frozen_before_it_sent_is_found() -> None:
+    stood = Span("worker", "frozen", 9.95, 15.0, PID)
+    late = replace(ROTATED, sequence=2, started=15.1, ended=15.2)
+    alone = replace(CALM, attempts=(ABANDONED,), calls=(late,), spans=(stood,))
+    assert promises(alone) == ["sent_in_lease"]
+    assert promises(replace(alone, spans=())) == [], "the provider has read it late"
+    assert promises(replace(alone, spans=(replace(stood, ended=11.0),))) == [], "there was time left"
+    assert promises(replace(alone, spans=(replace(stood, pid=8),))) == [], "another's worker"
+    beside = replace(ROTATED, sequence=3, started=14.6, ended=14.7, rotated=False)
+    holder = Attempt(7, "refreshed", None, "host:8", began=14.5, ended=15.3, version=1, posts=1)
+    both = replace(alone, attempts=(ABANDONED, holder), calls=(beside, late))
+    assert promises(both) == ["sent_in_lease"]
+    assert promises(replace(both, calls=(late,))) == [], "the holder's own"
+    assert promises(replace(both, attempts=(ABANDONED, replace(holder, posts=2)))) == [], "two candidates"
+    assert promises(replace(both, consented=(replace(PRESENTED, lost=False, presented=13.0),))) == [], "another grant's"
+
+
+def test_a_version_that_two_attempts_have_replaced_is_found() -> None:
+    again = replace(SAVED, began=15.0, ended=15.2)
+    assert promises(replace(CALM, attempts=(SAVED, replace(again, version=1)))) == []
+    assert promises(replace(CALM, attempts=(SAVED, again))) == ["saved_once"]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "found"),
+    [
+        (("suspect", "invalid_grant", None), 12.0, ["not_before"]),
+        (("suspect", "invalid_grant", None), 22.0, []),
+        (("suspect", "invalid_grant", "previous"), 12.0, []),
+        (("suspect", "invalid_grant", "guard"), 12.0, ["not_before"]),
+        (("deferred", "unknown", None), 12.0, ["not_before"]),
+        (("deferred", "unknown", None), 14.0, []),
+        (("refreshed", None, None), 12.0, []),
+    ],
+)
+def test_an_attempt_that_began_before_it_might_is_found(
+    earlier: tuple[str, str | None, str | None], later: float, found: list[str]
+) -> None:
+    outcome, reason, withheld = earlier
+    first = replace(SAVED, outcome=outcome, reason=reason, withheld=withheld)
+    second = Attempt(7, "deferred", "throttled", "host:9", began=later, ended=later + 0.1)
+    assert promises(replace(CALM, attempts=(first, second))) == found
+    saved_between = replace(second, version=1)
+    assert promises(replace(CALM, attempts=(first, saved_between))) == []
 
 
 @pytest.mark.parametrize(

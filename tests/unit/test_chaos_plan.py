@@ -6,7 +6,7 @@ import pytest
 
 from intuit_simulator.faults import Fault
 from tests.chaos import plan
-from tests.chaos.plan import BEAT, CONFIRM_AFTER_S, LEASE_S, LINES, WORKERS, Kind, Lane
+from tests.chaos.plan import BEAT, CONFIRM_AFTER_S, LEASE_S, LINES, WORKERS, Aim, Kind, Lane
 
 
 def test_the_same_seed_makes_the_same_plan_and_another_another() -> None:
@@ -42,6 +42,9 @@ def test_every_step_can_be_carried_out(seed: int) -> None:
             case Kind.INTUIT:
                 options = {name: value for name, value in step.options.items() if name != "connections"}
                 assert Fault.parse({"kind": step.target, "seconds": step.lasts_s, **options})
+            case Kind.AIMED:
+                assert step.target in list(Aim)
+                assert step.lasts_s > LEASE_S
             case Kind.REVOKE | Kind.RECONNECT:
                 assert isinstance(step.target, tuple)
                 assert set(step.target) <= set(range(planned.connections))

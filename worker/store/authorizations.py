@@ -74,7 +74,8 @@ _LOCK_REALM = "SELECT pg_advisory_xact_lock(('x' || encode(substr(%(realm_hash)s
 _CLAIM = f"""
 UPDATE qbo.authorizations z
 SET lease_id = %(lease)s, leased_until = now() + %(lasts)s::interval, realm_hash = %(realm_hash)s,
-    presented_at = COALESCE(z.presented_at, now()), reason = NULL
+    presented_at = COALESCE(z.presented_at, now()), reason = NULL,
+    presented_by = CASE WHEN z.presented_at IS NULL THEN %(worker)s ELSE z.presented_by END
 FROM (SELECT presented_at IS NOT NULL AND lease_id IS DISTINCT FROM %(lease)s AS before
       FROM qbo.authorizations WHERE id = %(id)s) AS was
 WHERE z.id = %(id)s AND z.used_at IS NOT NULL AND z.finished_at IS NULL
@@ -98,12 +99,19 @@ def claim(
     lasts: timedelta,
     opened_at: float,
     realm_hash: bytes,
+    worker: str,
 ) -> Consent | None:
     """Take the authorization's lease; None if it must not be exchanged, or not now. One transaction.
 
     Another company than the expected one ends it here: its code is not presented.
     """
-    values = {"id": called.authorization_id, "lease": lease_id, "lasts": lasts, "realm_hash": realm_hash}
+    values = {
+        "id": called.authorization_id,
+        "lease": lease_id,
+        "lasts": lasts,
+        "realm_hash": realm_hash,
+        "worker": worker,
+    }
     with db.transaction():
         db.execute(_LOCK_REALM, values)
         row = db.execute(_CLAIM, values).one_or_none()

@@ -28,9 +28,11 @@ _AT_ONCE = 20
 class PostgresGrants:
     """Implements `worker.consent.ConsentStore`, and what `worker.ending` needs."""
 
-    def __init__(self, db: Database, *, keys: tuple[Keys, ...], pace: Pace, give_up: Callable[[], bool]) -> None:
+    def __init__(
+        self, db: Database, *, keys: tuple[Keys, ...], pace: Pace, worker: str, give_up: Callable[[], bool]
+    ) -> None:
         """Take what is the same for all requests of this process; see `worker.store.postgres`."""
-        self._db, self._keys, self._pace, self._give_up = db, keys, pace, give_up
+        self._db, self._keys, self._pace, self._worker, self._give_up = db, keys, pace, worker, give_up
 
     def callback(self, authorization_id: int) -> Callback | None:
         """See `worker.store.authorizations.callback`."""
@@ -55,6 +57,7 @@ class PostgresGrants:
                 lasts=self._pace.lease,
                 opened_at=opened_at,
                 realm_hash=realm_hash,
+                worker=self._worker,
             )
         )
 

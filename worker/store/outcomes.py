@@ -142,11 +142,23 @@ def _lost(status: str, fingerprint: bytes | None, grant: SealedGrant) -> Saved:
     return Saved.BEFORE if fingerprint == grant.received.fingerprint else Saved.OVERTAKEN
 
 
+# An attempt that began has a line, also if what it brought was not written: a reader of the ledger counts posts by it.
+_WRITE_OVERTAKEN = """
+INSERT INTO qbo.refresh_attempts (attempt_id, connection_id, token_version, trigger, worker, began_at, outcome, reason)
+SELECT c.lease_id, c.id, %(version)s, c.attempt_trigger, c.attempt_worker, c.attempt_began_at,
+       'abandoned', 'overtaken'
+FROM qbo.connections c WHERE c.id = %(id)s AND c.lease_id = %(lease)s
+ON CONFLICT (attempt_id) DO NOTHING
+"""
+
+
 def _release(db: Database, claim: Claim) -> None:
     """Give up a lease that was overtaken: left in the row it would look like an attempt that died."""
+    values = {"id": claim.connection_id, "lease": claim.lease_id, "version": claim.token_version}
+    db.execute(_WRITE_OVERTAKEN, values)
     db.execute(
         "UPDATE qbo.connections SET lease_id = NULL, leased_until = NULL WHERE id = %(id)s AND lease_id = %(lease)s",
-        {"id": claim.connection_id, "lease": claim.lease_id},
+        values,
     )
 
 
