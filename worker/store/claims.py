@@ -29,8 +29,8 @@ _SANE = "CASE WHEN {0} BETWEEN '1970-01-01' AND '3000-01-01' THEN {0} END AS {0}
 # now() is the statement's start: if it had to wait for the row, the lease ends early, never late. Over a dead lease the
 # attempt that held it is written down as abandoned; one that had said its word itself is in the ledger already.
 # is_new_epoch: the connection's first attempt in a young epoch, or none yet that could ask the escrow. Of that, and of
-# is_taken_over, a repeated claim cannot tell and says yes. LIMIT 1 is for the planner: of the one control row it knows nothing, and with what it
-# guesses it reads all connections of a small fleet for each claim.
+# is_taken_over, a repeated claim cannot tell and says yes. LIMIT 1 is for the planner: of the one control row it knows
+# nothing, and with what it guesses it reads all connections of a small fleet for each claim.
 _CLAIM = f"""
 WITH held AS MATERIALIZED (
     SELECT c.id, c.app_id, c.lease_id, c.attempt_began_at, c.attempt_trigger, c.attempt_worker, c.token_version,
