@@ -44,16 +44,16 @@ def asker() -> Callable[[int, float | None], None]:
 
 
 def app() -> Celery:
-    """Return the Celery app that reaches the worker's broker: the one configured, or the host's own.
+    """Return the Celery app that reaches the worker's broker: one of our own for WORKER_BROKER_URL, or the host's.
 
     Raises:
         ConfigurationError: There is none.
     """
     config = configuration.current()
+    if config.broker_url is not None:  # named because the host's app has another one
+        return _bare(config.broker_url)
     if config.app is not None:
         return config.app
-    if config.broker_url is not None:
-        return _bare(config.broker_url)
     # The app itself and not Celery's proxy for it, which means another one in another thread.
     proxy: Any = current_app
     found: Celery = current_task.app if current_task else proxy._get_current_object()  # noqa: SLF001  # its public way

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,6 +20,8 @@ from qbo_refresh.sealing import BadKeys, Keyring, Lookup
 from qbo_refresh.secret import Secret
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
 
 POOL_SIZE = 5
@@ -66,10 +70,11 @@ def configure(
     pool_size: int = POOL_SIZE,
     authorize_url: str | None = None,
     redirect_url: str | None = None,
-) -> Configuration:
+) -> None:
     """Say how this process reaches the worker; what is not said is read from the environment.
 
     Call it once, where the process starts. Nothing is connected yet, and a forked child makes connections of its own.
+    A variable that is not set is missed by the first call that needs it: builds and tests have none.
 
     Args:
         database_url: DATABASE_URL.
@@ -77,50 +82,88 @@ def configure(
         client_keys: CLIENT_KEYS, as `qbo-refresh keys client` prints them.
         token_keys: TOKEN_KEYS, in place of them: for a small set-up where every process may hold these.
         lookup_key: LOOKUP_KEY; only to name connections `realm:…`.
-        app: Your Celery app, if it shares the worker's broker.
-        broker_url: WORKER_BROKER_URL, if your app has another broker or you have none.
+        app: Your Celery app; the worker is asked through it if it shares the worker's broker.
+        broker_url: WORKER_BROKER_URL, if your app has another broker or you have none: it goes before the app's.
         pool_size: The most connections to PostgreSQL that this process keeps.
         authorize_url: INTUIT_AUTHORIZE_URL; another than Intuit's for its simulator.
         redirect_url: INTUIT_REDIRECT_URL, the address of your callback; only to connect and reconnect.
 
     Raises:
-        ConfigurationError, BadKeys: Something is missing or malformed.
+        ConfigurationError, BadKeys: Something is malformed.
     """
+    global _said  # noqa: PLW0603  # one for the process, by design
     # From here on they are in no variable: error reports show those of every frame.
-    database, broker = _given(database_url, "DATABASE_URL"), _given(broker_url, "WORKER_BROKER_URL")
-    client, token, lookup = _secret(client_keys), _secret(token_keys), _given(lookup_key, "LOOKUP_KEY")
+    database, broker = _secret(database_url), _secret(broker_url)
+    client, token, lookup = _secret(client_keys), _secret(token_keys), _secret(lookup_key)
     del database_url, broker_url, client_keys, token_keys, lookup_key
-    made = Configuration(
-        database_url=_database_url(database),
-        schema=_schema(database_schema or _read("DATABASE_SCHEMA") or "qbo"),
-        keyring=_keyring(client, token),
-        lookup=_lookup(lookup),
+    use(None)
+    _said = partial(
+        _configuration,
+        database,
+        client,
+        token,
+        lookup,
+        broker,
+        schema=database_schema,
+        authorize_url=authorize_url,
+        redirect_url=redirect_url,
         app=app,
-        broker_url=broker,
         pool_size=pool_size,
-        authorize_url=_page("INTUIT_AUTHORIZE_URL", authorize_url) or AUTHORIZE_URL,
-        redirect_url=_page("INTUIT_REDIRECT_URL", redirect_url),
     )
-    use(made)
-    return made
-
-
-_current: Configuration | None = None
+    with suppress(_NotSetError):
+        current()
 
 
 def current() -> Configuration:
     """Return what `configure` was told, or what the environment says.
 
     Raises:
-        ConfigurationError, BadKeys: As `configure`.
+        ConfigurationError, BadKeys: Something is missing or malformed.
     """
-    return _current or configure()
+    global _current  # noqa: PLW0603  # one for the process, by design
+    if _current is None:
+        _current = _said()
+    return _current
+
+
+class _NotSetError(ConfigurationError):
+    """The environment lacks what every call needs."""
+
+
+def _configuration(  # what `configure` takes
+    database: Secret | None = None,
+    client_keys: Secret | None = None,
+    token_keys: Secret | None = None,
+    lookup: Secret | None = None,
+    broker: Secret | None = None,
+    *,
+    schema: str | None = None,
+    authorize_url: str | None = None,
+    redirect_url: str | None = None,
+    app: Celery | None = None,
+    pool_size: int = POOL_SIZE,
+) -> Configuration:
+    return Configuration(
+        database_url=_database_url(database or _given("DATABASE_URL")),
+        schema=_schema(schema or _read("DATABASE_SCHEMA") or "qbo"),
+        keyring=_keyring(client_keys, token_keys),
+        lookup=_lookup(lookup or _given("LOOKUP_KEY")),
+        app=app,
+        broker_url=broker or _given("WORKER_BROKER_URL"),
+        pool_size=pool_size,
+        authorize_url=_page("INTUIT_AUTHORIZE_URL", authorize_url) or AUTHORIZE_URL,
+        redirect_url=_page("INTUIT_REDIRECT_URL", redirect_url),
+    )
+
+
+_said: Callable[[], Configuration] = _configuration
+_current: Configuration | None = None
 
 
 def use(configuration: Configuration | None) -> None:
     """Put a configuration in force; None to read the environment anew when it is next needed."""
-    global _current  # noqa: PLW0603  # one for the process, by design
-    _current = configuration
+    global _current, _said  # one for the process, by design
+    _current, _said = configuration, _configuration
 
 
 def _read(name: str) -> str | None:
@@ -132,13 +175,13 @@ def _secret(text: str | None) -> Secret | None:
     return Secret(text) if text else None
 
 
-def _given(text: str | None, name: str) -> Secret | None:
-    return _secret(text or _read(name))
+def _given(name: str) -> Secret | None:
+    return _secret(_read(name))
 
 
 def _database_url(url: Secret | None) -> Secret:
     if url is None:
-        raise ConfigurationError(
+        raise _NotSetError(
             "DATABASE_URL is not set: point it, or QBO_DATABASE_URL, at the worker's PostgreSQL"
             " (postgresql://user:password@host/name)."
         )
@@ -169,10 +212,10 @@ def _schema(name: str) -> str:
 
 
 def _keyring(client_keys: Secret | None, token_keys: Secret | None) -> Keyring:
-    client_keys = client_keys or (None if token_keys else _given(None, "CLIENT_KEYS"))
-    keys = client_keys or token_keys or _given(None, "TOKEN_KEYS") or _file(_read("TOKEN_KEYS_FILE"))
+    client_keys = client_keys or (None if token_keys else _given("CLIENT_KEYS"))
+    keys = client_keys or token_keys or _given("TOKEN_KEYS") or _file(_read("TOKEN_KEYS_FILE"))
     if keys is None:
-        raise ConfigurationError(
+        raise _NotSetError(
             "CLIENT_KEYS is not set: where the worker's TOKEN_KEYS are, `qbo-refresh keys client` prints it."
         )
     try:

@@ -28,7 +28,8 @@ _CUT = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE appli
 
 @pytest.fixture
 def config(environment: dict[str, str]) -> Configuration:
-    return configuration.configure(database_url=environment["DATABASE_URL"], token_keys=environment["TOKEN_KEYS"])
+    configuration.configure(database_url=environment["DATABASE_URL"], token_keys=environment["TOKEN_KEYS"])
+    return configuration.current()
 
 
 @pytest.fixture

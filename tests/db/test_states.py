@@ -140,9 +140,10 @@ def test_code_and_company_are_sealed_for_their_row(fleet: Fleet, consents: Conse
 def test_a_link_outlives_a_new_key(fleet: Fleet, consents: Consents, environment: dict[str, str]) -> None:
     (connected,) = fleet.connect()
     brought = consents.consent(connected.id, connected.realm_id)
-    consents.config = configuration.configure(
+    configuration.configure(
         database_url=environment["DATABASE_URL"], token_keys=f"next:{new_key()},{environment['TOKEN_KEYS']}"
     )
+    consents.config = configuration.current()
     assert consents.accept(brought)
 
 

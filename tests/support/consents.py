@@ -37,13 +37,14 @@ class Consents:
 
     def __init__(self, environment: Mapping[str, str], simulator: Simulator) -> None:
         self.simulator = simulator
-        self.config = configuration.configure(
+        configuration.configure(
             database_url=of_host(environment["DATABASE_URL"]),
             client_keys=sealing.client_keys(environment["TOKEN_KEYS"]),
             authorize_url=simulator.authorize_url,
             redirect_url=REDIRECT,
             broker_url=of_host(environment["REDIS_URL"]),
         )
+        self.config = configuration.current()
 
     def close(self) -> None:
         """Close this host's connections, and forget its configuration."""

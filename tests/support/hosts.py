@@ -27,9 +27,9 @@ def configured(variables: Mapping[str, str], **changes: Any) -> Iterator[Configu
         "broker_url": of_host(variables["REDIS_URL"]),
     }
     before = configuration._current  # noqa: SLF001  # whatever a test around it has configured
-    made = qbo_refresh.configure(**known | changes)
+    qbo_refresh.configure(**known | changes)
     try:
-        yield made
+        yield configuration.current()
     finally:
         database().close()
         configuration.use(before)

@@ -97,13 +97,14 @@ def _address(config: Settings) -> tuple[int, str]:
 
 
 def _client(config: Settings, redirect_url: str | None) -> Configuration:
-    return configuration.configure(
+    configuration.configure(
         database_url=config.database(),
         database_schema=config.database_schema,
         token_keys=config.keys_text(),
         authorize_url=config.intuit_authorize_url,
         redirect_url=redirect_url,
     )
+    return configuration.current()
 
 
 def _app(config: Settings) -> dict[str, str]:
