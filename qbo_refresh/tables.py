@@ -186,7 +186,7 @@ refresh_attempts = sa.Table(
     sa.Column("fingerprint_before", BYTEA),
     sa.Column("fingerprint_after", BYTEA),
     # Microseconds from the answer's last byte to the escrow's acknowledgement; NULL if the escrow took nothing.
-    sa.Column("exposed_us", sa.Integer),
+    sa.Column("exposed_us", sa.BigInteger),
     # What stood against the verdict that this refusal would have been.
     sa.Column("withheld", sa.Text),
     _one_of("outcome", tuple(outcome for outcome in Outcome if outcome is not Outcome.SKIPPED)),

@@ -122,7 +122,7 @@ CREATE TABLE refresh_attempts (
     secret text,
     fingerprint_before bytea,
     fingerprint_after bytea,
-    exposed_us integer,
+    exposed_us bigint,
     withheld text,
     CONSTRAINT refresh_attempts_pkey PRIMARY KEY (attempt_id)
 );

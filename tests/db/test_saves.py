@@ -102,13 +102,14 @@ def test_a_success_that_another_version_overtook_changes_nothing(fleet: Fleet, o
     assert fleet.row(connected.id).token_version == 2
 
 
-def test_a_version_that_was_raised_under_a_lease_overtakes_its_save(fleet: Fleet, one: Attempts) -> None:
-    # As a reconnect or an import may: the lease still stands. Fails without the version in `_SAVE_PLAINLY`.
+def test_an_unchanged_token_adds_nothing_to_a_row_that_went_on_with_it(fleet: Fleet, one: Attempts) -> None:
+    # Its lifetimes are older than the row's. Fails without the version in `_SAVE_PLAINLY`, `_is_next`, `_SAVE_BARE`.
     (connected,) = fleet.connect()
     claim = one.claimed(connected.id)
     fleet.update(connected.id, "token_version = token_version + 1")
-    assert one.save(claim) is Saved.OVERTAKEN
-    assert fleet.token(connected.id) == connected.refresh_token
+    assert one.save_bare(claim, connected.refresh_token) is Saved.BEFORE
+    assert one.save(claim, connected.refresh_token) is Saved.BEFORE
+    assert fleet.row(connected.id).token_version == 2
 
 
 def test_a_version_that_was_raised_under_a_lease_overtakes_its_failure(fleet: Fleet, one: Attempts) -> None:

@@ -69,7 +69,7 @@ def save(world: World, claim: Claim, grant: SealedGrant, decision: Decision, rec
     written = tables.ledger.get(claim.lease_id)
     if written is not None and written.outcome is Outcome.REFRESHED:
         return Saved.BEFORE
-    if (row.token_version, row.refresh_token_fingerprint) != (claim.token_version, claim.fingerprint):
+    if not _is_next(row, claim, grant):
         _release(world, row, claim)
         return _lost(row, grant)
     new = with_tokens(row, claim, grant, decision, world.now)
@@ -81,6 +81,11 @@ def save(world: World, claim: Claim, grant: SealedGrant, decision: Decision, rec
     )
     world.commit(_unblocked(tables, record.secret_hash, world.now))
     return Saved.SAVED
+
+
+def _is_next(row: Row, claim: Claim, grant: SealedGrant) -> bool:
+    is_claimed = (row.token_version, row.refresh_token_fingerprint) == (claim.token_version, claim.fingerprint)
+    return is_claimed or (grant.rotated and row.refresh_token_fingerprint == grant.presented[1])
 
 
 def with_tokens(row: Row, claim: Claim, grant: SealedGrant, decision: Decision, now: datetime) -> Row:
@@ -169,7 +174,7 @@ def save_bare(world: World, claim: Claim, grant: SealedGrant) -> Saved:
     row = world.tables.rows.get(claim.connection_id)
     if row is None:
         return Saved.GONE
-    if (row.token_version, row.refresh_token_fingerprint) != (claim.token_version, claim.fingerprint):
+    if not _is_next(row, claim, grant):
         return _lost(row, grant)
     kept = row.lease_id is not None and row.lease_id != claim.lease_id
     world.commit_row(

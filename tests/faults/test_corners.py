@@ -11,7 +11,7 @@ from psycopg.errors import RaiseException
 
 from qbo_refresh import sealing
 from qbo_refresh.errors import UnknownConnection
-from qbo_refresh.status import Outcome
+from qbo_refresh.status import Authorized, Outcome
 from tests.support.attempts import FORCED, Attempts
 from tests.support.seams import with_seam
 from worker import health, watching
@@ -71,6 +71,27 @@ def test_a_worker_without_the_key_does_not_end_a_consent_that_another_is_exchang
         able.refresher, "intuit", "exchange", before=lambda: exchange(keyless.exchanger, authorization_id)
     )
     exchange(replace(able.exchanger, refresher=meanwhile), authorization_id)
+    assert fleet.holds_the_live_token(connected)
+
+
+def test_a_consent_waits_for_a_code_that_a_disconnect_overtook_on_its_way(
+    fleet: Fleet, consents: Consents, start_worker: Callable[..., Runtime]
+) -> None:
+    # Intuit lets the later exchange replace the earlier one's grant. Fails where only unfinished exchanges are waited
+    # for: seen, the second connects at once.
+    (connected,) = fleet.connect()
+    worker = start_worker()
+    later: list[int] = []
+
+    def meanwhile() -> None:
+        disconnect(worker.ender, connected.id)
+        later.append(consents.accepted(connected.id, connected.realm_id))
+        assert exchange(worker.exchanger, later[0]).outcome is not Authorized.CONNECTED
+
+    overtaken = with_seam(worker.refresher, "intuit", "exchange", before=meanwhile)
+    exchange(replace(worker.exchanger, refresher=overtaken), consents.accepted(connected.id, connected.realm_id))
+    fleet.db.execute("UPDATE qbo.authorizations SET leased_until = leased_until - interval '2 minutes'")
+    assert exchange(worker.exchanger, later[0]).outcome is Authorized.CONNECTED
     assert fleet.holds_the_live_token(connected)
 
 

@@ -7,12 +7,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from qbo_refresh.status import Outcome
 from tests.support.attempts import FORCED
+from tests.support.seams import with_seam
 from tests.support.waiting import wait_until
 from worker.attempt import Claim, Trigger
 from worker.ending import revoke_due
@@ -142,8 +145,6 @@ def test_row_7_a_process_frozen_between_answer_and_save_does_not_overwrite_the_n
     fleet: Fleet, refresher: Refresher, second_refresher: Refresher
 ) -> None:
     # Fails without the comparison of token_version in the save: seen, the row holds a dead token.
-    from tests.support.seams import with_seam  # noqa: PLC0415  # of this test alone
-
     fleet.simulator.set_policy("grace")
     (connected,) = fleet.connect()
 
@@ -164,8 +165,6 @@ def test_row_7_a_process_frozen_between_answer_and_save_does_not_overwrite_the_n
 def test_row_7_a_process_frozen_after_the_escrow_is_found_there_first(
     fleet: Fleet, refresher: Refresher, second_refresher: Refresher
 ) -> None:
-    from tests.support.seams import with_seam  # noqa: PLC0415  # of this test alone
-
     (connected,) = fleet.connect()
 
     def others_go_on() -> None:
@@ -176,6 +175,41 @@ def test_row_7_a_process_frozen_after_the_escrow_is_found_there_first(
     assert result.reason == "overtaken"
     assert fleet.holds_the_live_token(connected)
     assert fleet.state(connected).refusals == 0
+
+
+@pytest.mark.parametrize("policy", ["strict", "reuse-revokes"])
+@pytest.mark.parametrize("refused", [False, True], ids=["whole", "bare"])
+def test_row_7_a_save_lands_on_the_very_token_that_its_attempt_presented(
+    fleet: Fleet, refresher: Refresher, second_refresher: Refresher, policy: str, *, refused: bool
+) -> None:
+    # One stands between escrow and save past its lease, as in a long outage of the database; the other takes its token
+    # out of the escrow. Then both save. Fails without the second half of `_is_next`, and of the bare save's comparison:
+    # seen, the row holds a spent token, and presenting it ends the grant where reuse is punished.
+    fleet.simulator.set_policy(policy)
+    (connected,) = fleet.connect()
+    stands, go = Event(), Event()
+
+    def stand() -> None:
+        stands.set()
+        assert go.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(sweep, with_seam(refresher, "store", "save", before=stand), connected)
+        assert stands.wait(30)
+        fleet.let_pass(LEASE)
+
+        def it_comes() -> None:
+            go.set()
+            assert late.result().outcome is Outcome.REFRESHED
+            if refused:
+                raise IntegrityError(None, None, Exception("a rule of the database"))
+
+        by = with_seam(second_refresher, "store", "save", before=it_comes)
+        assert sweep(by, connected).outcome is Outcome.REFRESHED
+    assert fleet.holds_the_live_token(connected)
+    fleet.update(connected.id, "next_refresh_at = now()")
+    assert sweep(refresher, connected).outcome is Outcome.REFRESHED
+    assert fleet.holds_the_live_token(connected)
 
 
 def test_row_9_what_lies_in_our_kernel_is_not_delivered_after_we_gave_up(

@@ -83,7 +83,9 @@ class Process:
     def grants(self, by: Refresher) -> PostgresGrants:
         """Return the store of its exchanges and ends."""
         ((app_id, mine),) = by.secrets.items()
-        return PostgresGrants(self.runtime.db, keys=self._keys(app_id, mine), pace=by.pace, give_up=lambda: False)
+        return PostgresGrants(
+            self.runtime.db, keys=self._keys(app_id, mine), pace=by.pace, worker=by.worker, give_up=lambda: False
+        )
 
     def restart(self, config: Config) -> None:
         """Start it anew; what is in flight has ended before."""

@@ -56,15 +56,22 @@ _SAVING = (
     Guard(
         "save: the version is compared",
         _OUTCOMES,
-        "(row.token_version, row.refresh_token_fingerprint) != (claim.token_version, claim.fingerprint)",
-        "row.refresh_token_fingerprint != claim.fingerprint",
-        _saves("test_a_success_that_another_version_overtook_changes_nothing"),
+        "(row.token_version, row.refresh_token_fingerprint) == (claim.token_version, claim.fingerprint)",
+        "row.refresh_token_fingerprint == claim.fingerprint",
+        _saves("test_an_unchanged_token_adds_nothing_to_a_row_that_went_on_with_it"),
+    ),
+    Guard(
+        "save: it lands on the very token that its attempt presented",
+        _OUTCOMES,
+        "    return grant.rotated and bool(row.refresh_token_fingerprint == grant.presented[1])\n",
+        "    return False\n",
+        ("tests/faults/test_late.py::test_row_7_a_save_lands_on_the_very_token_that_its_attempt_presented",),
     ),
     Guard(
         "save: the token is compared, too: a failover lets a version come again",
         _OUTCOMES,
-        "(row.token_version, row.refresh_token_fingerprint) != (claim.token_version, claim.fingerprint)",
-        "row.token_version != claim.token_version",
+        "(row.token_version, row.refresh_token_fingerprint) == (claim.token_version, claim.fingerprint)",
+        "row.token_version == claim.token_version",
         _corners("test_a_late_save_does_not_overwrite_what_came_under_the_same_version_after_a_failover"),
     ),
     Guard(
@@ -72,7 +79,7 @@ _SAVING = (
         _OUTCOMES,
         "WHERE c.id = %(id)s AND c.token_version = %(version)s AND c.lease_id = %(attempt_id)s AND c.status = 'active'",
         "WHERE c.id = %(id)s AND c.lease_id = %(attempt_id)s AND c.status = 'active'",
-        _saves("test_a_version_that_was_raised_under_a_lease_overtakes_its_save"),
+        _saves("test_an_unchanged_token_adds_nothing_to_a_row_that_went_on_with_it"),
     ),
     Guard(
         "save: only an active row takes the one statement, another has holds to lift",
@@ -84,10 +91,10 @@ _SAVING = (
     Guard(
         "save: the bare one compares the version",
         _OUTCOMES,
-        "WHERE c.id = %(id)s AND c.token_version = %(version)s\n  AND c.refresh",
-        "WHERE c.id = %(id)s\n  AND c.refresh",
+        "  AND (c.token_version = %(version)s AND c.refresh_token_fingerprint",
+        "  AND (c.refresh_token_fingerprint",
         _saves(
-            "test_a_bare_save_that_is_repeated_leaves_no_candidate",
+            "test_an_unchanged_token_adds_nothing_to_a_row_that_went_on_with_it",
             "test_a_bare_save_that_lost_to_a_disconnect_says_so",
         ),
     ),

@@ -71,6 +71,7 @@ def unfinished(db: Database, *, limit: int) -> Sequence[int]:
 # One consent to a company at a time, as Intuit's order is that of the exchanges: under a lock by the realm's hash, for
 # the connection may not exist yet. A revocation of the company's older grant under way is waited for, too.
 _LOCK_REALM = "SELECT pg_advisory_xact_lock(('x' || encode(substr(%(realm_hash)s, 1, 8), 'hex'))::bit(64)::bigint)"
+# Of a company one code is presented at a time: also one whose consent a disconnect has ended may be on its way.
 _CLAIM = f"""
 UPDATE qbo.authorizations z
 SET lease_id = %(lease)s, leased_until = now() + %(lasts)s::interval, realm_hash = %(realm_hash)s,
@@ -84,7 +85,7 @@ WHERE z.id = %(id)s AND z.used_at IS NOT NULL AND z.finished_at IS NULL
   AND EXISTS (SELECT FROM qbo.control g WHERE NOT g.frozen AND {SAME_DATABASE})
   AND NOT EXISTS (SELECT FROM qbo.authorizations o
                   WHERE o.app_id = z.app_id AND o.realm_hash = %(realm_hash)s AND o.id <> z.id
-                    AND o.finished_at IS NULL AND o.leased_until > now())
+                    AND o.leased_until > now())
   AND NOT EXISTS (SELECT FROM qbo.revocations r
                   WHERE r.app_id = z.app_id AND r.realm_hash = %(realm_hash)s AND r.leased_until > now())
 RETURNING was.before, now() AS claimed_at, z.used_at, z.connection_id, z.external_id

@@ -1,7 +1,8 @@
 """Writing down what an attempt came to: a save compares version and token, a failure the lease and the version.
 
 A late success is kept and a late failure is dropped: a token in hand outranks a lost lease. The version alone does not
-tell whether the row is still the claimed one: a failover that loses commits lets the same number come again.
+tell whether the row is still the claimed one: a failover that loses commits lets the same number come again. And a row
+that holds the very token which an attempt presented is behind what that attempt brought, whatever its version.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ _LEDGER_COLUMNS = """
 _LEDGER_VALUES = """
     %(attempt_id)s, %(id)s, %(version)s, %(trigger)s, %(worker)s, %(began_at)s, %(duration_ms)s, %(outcome)s,
     %(reason)s, %(http_status)s, %(intuit_tid)s, %(posts)s, %(secret)s, %(fingerprint_before)s,
-    %(fingerprint_after)s::bytea, %(exposed_us)s::int, %(withheld)s::text
+    %(fingerprint_after)s::bytea, %(exposed_us)s::bigint, %(withheld)s::text
 """
 # The same attempt may have been called abandoned meanwhile: what it says of itself is better.
 _LEDGER_CONFLICT = """
@@ -89,7 +90,7 @@ _WRITE_LEDGER = f"INSERT INTO qbo.refresh_attempts {_LEDGER_COLUMNS} VALUES ({_L
 
 
 def save(db: Database, claim: Claim, grant: SealedGrant, decision: Decision, record: Record) -> Saved:
-    """Put a new grant's tokens into the row if version and token are still the claimed ones. One transaction."""
+    """Put a new grant's tokens into the row if they come right after what it holds. One transaction."""
     values = _grant_values(claim, grant) | _ledger_values(claim, decision, record)
     values["fingerprint_after"] = grant.received.fingerprint
     values["next_refresh_in"] = decision.next_refresh_in
@@ -107,7 +108,7 @@ def _save_fully(db: Database, claim: Claim, grant: SealedGrant, decision: Decisi
         return Saved.GONE
     if row.applied:
         return Saved.BEFORE
-    if (row.token_version, row.refresh_token_fingerprint) != (claim.token_version, claim.fingerprint):
+    if not _is_next(row, claim, grant):
         _release(db, claim)
         lost = _lost(row.status, row.refresh_token_fingerprint, grant)
         if lost is Saved.DISCONNECTED:
@@ -128,6 +129,16 @@ def _save_fully(db: Database, claim: Claim, grant: SealedGrant, decision: Decisi
         _announce_expiry(db, claim.connection_id, days=decision.expiry_told_days)
     apps.unblock(db, claim, values["secret_hash"])
     return Saved.SAVED
+
+
+def _is_next(row: Any, claim: Claim, grant: SealedGrant) -> bool:
+    """Whether the new tokens come right after what the row holds: what was claimed, or the very one that was presented.
+
+    The second, when another's late save has put there, meanwhile, what this attempt had found in the escrow.
+    """
+    if (row.token_version, row.refresh_token_fingerprint) == (claim.token_version, claim.fingerprint):
+        return True
+    return grant.rotated and bool(row.refresh_token_fingerprint == grant.presented[1])
 
 
 def _announce_expiry(db: Database, connection_id: int, *, days: int) -> None:
@@ -173,8 +184,9 @@ UPDATE qbo.connections c SET
     lease_id = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.lease_id END,
     leased_until = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.leased_until END,
     in_doubt = false, suspect_since = NULL, next_refresh_at = now()
-WHERE c.id = %(id)s AND c.token_version = %(version)s
-  AND c.refresh_token_fingerprint IS NOT DISTINCT FROM %(claimed)s
+WHERE c.id = %(id)s
+  AND (c.token_version = %(version)s AND c.refresh_token_fingerprint IS NOT DISTINCT FROM %(claimed)s
+       OR %(rotated)s AND c.refresh_token_fingerprint = %(presented_fingerprint)s)
 """
 
 
