@@ -186,8 +186,6 @@ def why_asked_again(history: History, call: Call) -> str | None:
     for span in frozen(history, pid_of(history, replaced_by)):
         if span.touches(replaced_by.started, leased_until) and span.ended >= leased_until:
             return "frozen past its lease after sending"
-    if attempt is not None and attempt.reason == "overtaken":
-        return "overtaken by the save of a worker that stood still past its lease"
     put = next(_puts(history, replaced_by), None)
     if put is not None and put.at >= leased_until:
         return "stood still past its lease after sending"  # nobody stopped it but a machine that is too busy

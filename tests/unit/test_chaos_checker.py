@@ -219,10 +219,6 @@ PUNISHED = replace(
         ({"kills": (Kill(10.1, PID),)}, "killed before it was read and kept"),
         ({"spans": (Span("worker", "frozen", 10.1, 17.0, PID),)}, "frozen past its lease after sending"),
         ({"puts": (Put(14.2, 7),)}, "stood still past its lease after sending"),
-        (
-            {"attempts": (replace(ABANDONED, reason="overtaken"), PUNISHED.attempts[1])},
-            "overtaken by the save of a worker that stood still past its lease",
-        ),
     ],
 )
 def test_a_grant_that_a_provider_ended_for_a_replaced_token_is_excused_by_what_is_not_promised(

@@ -120,7 +120,7 @@ def _save_fully(db: Database, claim: Claim, grant: SealedGrant, decision: Decisi
             )
         return lost
     db.execute(_UPDATE_TOKENS, values)
-    db.execute(_WRITE_LEDGER, values)
+    db.execute(_WRITE_LEDGER, values | {"version": row.token_version})
     settle(db, grant.candidate_ids)
     if row.status == Status.NEEDS_REAUTH:
         events.emit(db, claim.connection_id, Event.RECOVERED)
