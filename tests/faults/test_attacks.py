@@ -113,6 +113,7 @@ def test_an_escrow_that_cannot_be_asked_withholds_the_verdict(fleet: Fleet, refr
     away = replace(refresher, escrow=RedisEscrow("redis://127.0.0.1:1/0"))
     assert refresh(away, connected.id, trigger=Trigger.SWEEP).outcome is Outcome.SUSPECT
     fleet.let_pass(CONFIRMED)
+    fleet.witness()
     assert refresh(away, connected.id, trigger=Trigger.SWEEP).outcome is Outcome.SUSPECT
     fleet.witness()
     fleet.let_pass(CONFIRMED)

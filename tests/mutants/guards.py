@@ -389,7 +389,7 @@ _SENDING = (
         "answer: what is salvaged has a plausible length",
         "worker/tokens.py",
         "{20,512}",
-        "{1,512}",
+        "{20,9000}",
         ("tests/unit/test_tokens.py",),
     ),
     Guard(
@@ -558,7 +558,7 @@ _VERDICT = (
         _ANSWERS,
         "    confirmed = confirmed and standing.status is Status.SUSPECT\n",
         "",
-        ("tests/unit/test_answer_properties.py",),
+        ("tests/unit/test_policy.py",),
     ),
     Guard(
         "verdict: none over a lease that nobody gave back",
@@ -577,7 +577,7 @@ _VERDICT = (
     Guard(
         "verdict: a witness worked after the first refusal",
         "worker/store/verdicts.py",
-        " AND w.last_refreshed_at >= w.attempt_began_at) AS witness\n",
+        " AND w.attempt_began_at >= c.suspect_since AND w.last_refreshed_at >= w.attempt_began_at) AS witness\n",
         ") AS witness\n",
         _guards("test_a_success_before_the_first_refusal_is_no_witness"),
     ),
@@ -794,6 +794,13 @@ _CONSENT: tuple[Guard, ...] = (
         "session_hash = %(session)s AND used_at IS NULL AND expires_at > now()",
         "session_hash = %(session)s AND expires_at > now()",
         (_STATES + "test_a_state_of_this_session_is_taken_once_and_the_same_call_again_is_the_same",),
+    ),
+    Guard(
+        "consent: one code of a company at a time, also one that a disconnect has ended",
+        "worker/store/authorizations.py",
+        "                    AND o.leased_until > now())\n",
+        "                    AND o.finished_at IS NULL AND o.leased_until > now())\n",
+        _corners("test_a_consent_waits_for_a_code_that_a_disconnect_overtook_on_its_way"),
     ),
     Guard(
         "consent: a state is good for ten minutes",

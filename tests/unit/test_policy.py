@@ -169,6 +169,7 @@ def test_a_refusal_confirmed_after_the_wait_is_a_verdict_with_hold_and_events() 
         suspect(DAY, is_taken_over=True),
         standing(Status.SUSPECT, suspect_since=None),
         standing(Status.ACTIVE),
+        standing(Status.ACTIVE, suspect_since=NOW - DAY),
     ],
     ids=[
         "too soon",
@@ -176,6 +177,7 @@ def test_a_refusal_confirmed_after_the_wait_is_a_verdict_with_hold_and_events() 
         "the lease was not given back",
         "another version's suspicion",
         "never refused before",
+        "an active one is suspected first",
     ],
 )
 def test_a_refusal_is_no_verdict(before: Standing) -> None:
