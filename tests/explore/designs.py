@@ -122,7 +122,13 @@ class LoserDropped(MemoryStore):
 
 
 class SameBaseOnly(MemoryStore):
-    """(d) A candidate is looked at only while the row has the version that it was received for."""
+    """(d) A save compares the version alone, and a candidate is looked at only while the row has its own."""
+
+    def save(self, claim: Claim, grant: SealedGrant, decision: Decision, record: Record) -> Saved:
+        """Lose the comparison to any other version, whatever the row holds."""
+        if self.world.tables.rows[claim.connection_id].token_version != claim.token_version:
+            grant = replace(grant, presented=(grant.presented[0], b""))
+        return super().save(claim, grant, decision, record)
 
     def is_open(self, kept: Kept, connection_id: int) -> bool:
         """Whether a candidate may be adopted."""

@@ -85,7 +85,8 @@ def save(world: World, claim: Claim, grant: SealedGrant, decision: Decision, rec
 
 def _is_next(row: Row, claim: Claim, grant: SealedGrant) -> bool:
     is_claimed = (row.token_version, row.refresh_token_fingerprint) == (claim.token_version, claim.fingerprint)
-    return is_claimed or (grant.rotated and row.refresh_token_fingerprint == grant.presented[1])
+    is_presented = grant.rotated and row.refresh_token_fingerprint == grant.presented[1]
+    return is_claimed or (is_presented and row.status is not Status.DISCONNECTED)
 
 
 def with_tokens(row: Row, claim: Claim, grant: SealedGrant, decision: Decision, now: datetime) -> Row:

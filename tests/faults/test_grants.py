@@ -507,7 +507,7 @@ def test_row_21_two_claims_of_one_company_take_turns(fleet: Fleet, consents: Con
     (connected,) = fleet.connect()
     first, other = (consents.accepted(connected.id, connected.realm_id) for _ in range(2))
     realm_hash = fleet.lookup.realm_hash(Secret(connected.realm_id))
-    mine = {"id": first, "lease": uuid4(), "lasts": LEASE, "realm_hash": realm_hash}
+    mine = {"id": first, "lease": uuid4(), "lasts": LEASE, "realm_hash": realm_hash, "worker": "a test"}
     called = worker.exchanger.store.callback(other)
     assert called is not None
     with ThreadPoolExecutor(1) as pool:

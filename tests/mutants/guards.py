@@ -63,7 +63,7 @@ _SAVING = (
     Guard(
         "save: it lands on the very token that its attempt presented",
         _OUTCOMES,
-        "    return grant.rotated and bool(row.refresh_token_fingerprint == grant.presented[1])\n",
+        "    return bool(row.refresh_token_fingerprint == grant.presented[1])\n",
         "    return False\n",
         ("tests/faults/test_late.py::test_row_7_a_save_lands_on_the_very_token_that_its_attempt_presented",),
     ),

@@ -13,6 +13,7 @@ import select
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -166,17 +167,18 @@ def find_chromium() -> str | None:
 @contextmanager
 def chromium(program: str, directory: Path) -> Iterator[Chromium]:
     """Run it with a profile of its own in an empty directory."""
-    with (directory / "chromium.log").open("wb") as log:
+    # A path of pytest's is too long for the socket that it makes in TMPDIR.
+    with (directory / "chromium.log").open("wb") as log, tempfile.TemporaryDirectory(prefix="qbo-") as home:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", _PIPES, program, *_OPTIONS, f"--user-data-dir={directory / 'profile'}"],
+            ["/bin/sh", "-c", _PIPES, program, *_OPTIONS, f"--user-data-dir={home}/profile"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={"PATH": os.environ["PATH"], "HOME": str(directory), "TMPDIR": str(directory)},
+            env={"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home},
             start_new_session=True,
         )
-    with process:
-        try:
-            yield Chromium(process)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
+        with process:
+            try:
+                yield Chromium(process)
+            finally:
+                os.killpg(process.pid, signal.SIGKILL)

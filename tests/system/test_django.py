@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.hosts import host_variables
 from tests.support.processes import ROOT, Program, Programs, eventually, wait_until_ready
+from tests.support.roles import HOST, as_user, as_worker
 from tests.system.conftest import assert_without_secrets
 from worker.embedded.processes import free_port
 
@@ -43,14 +44,21 @@ def sql(database_url: str) -> Iterator[Callable[[str], list[Any]]]:
 
 @pytest.fixture
 def project(
-    environment: dict[str, str], tmp_path: Path, session_servers: Servers, fleet: Fleet, sql: object
+    owner_environment: dict[str, str],
+    tmp_path: Path,
+    session_servers: Servers,
+    fleet: Fleet,
+    sql: object,
 ) -> Iterator[Programs]:
     """Give the means to start the project's processes, which hold nothing of the worker's secrets."""
     assert sql
     directory = tmp_path / "project"
     directory.mkdir()
-    known = host_variables(environment)
-    own = {"HOST_DATABASE_URL": environment["DATABASE_URL"], "HOST_BROKER_URL": environment["REDIS_URL"]}
+    known = host_variables(as_worker(owner_environment))
+    own = {
+        "HOST_DATABASE_URL": owner_environment["DATABASE_URL"],
+        "HOST_BROKER_URL": as_user(owner_environment["REDIS_URL"], HOST),
+    }
     own |= {name: known[name] for name in ("QBO_DATABASE_URL", "QBO_CLIENT_KEYS")}
     running = Programs(directory, own | {"PYTHONUNBUFFERED": "1"}, session_servers.watch)
     yield running

@@ -88,9 +88,11 @@ WITH picked AS (
     WHERE app_id = %(app)s AND due_at <= now() AND NOT frozen AND {which}
       AND (lease_id IS NULL OR leased_until <= now())
     ORDER BY {order} LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), marked AS (
+    UPDATE qbo.connections SET queued_until = now() + %(mark)s::interval
+    WHERE id = ANY (ARRAY(SELECT id FROM picked)) RETURNING id, due_at, refresh_expires_at
 )
-UPDATE qbo.connections c SET queued_until = now() + %(mark)s::interval WHERE c.id = ANY (ARRAY(SELECT id FROM picked))
-RETURNING c.id, c.due_at
+SELECT id, due_at FROM marked ORDER BY {order}
 """
 _UNMARKED = "(queued_until IS NULL OR queued_until <= now())"
 _MARK_URGENT = _MARK.format(

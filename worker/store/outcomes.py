@@ -138,7 +138,9 @@ def _is_next(row: Any, claim: Claim, grant: SealedGrant) -> bool:
     """
     if (row.token_version, row.refresh_token_fingerprint) == (claim.token_version, claim.fingerprint):
         return True
-    return grant.rotated and bool(row.refresh_token_fingerprint == grant.presented[1])
+    if row.status == Status.DISCONNECTED or not grant.rotated:
+        return False
+    return bool(row.refresh_token_fingerprint == grant.presented[1])
 
 
 def _announce_expiry(db: Database, connection_id: int, *, days: int) -> None:
@@ -186,7 +188,7 @@ UPDATE qbo.connections c SET
     in_doubt = false, suspect_since = NULL, next_refresh_at = now()
 WHERE c.id = %(id)s
   AND (c.token_version = %(version)s AND c.refresh_token_fingerprint IS NOT DISTINCT FROM %(claimed)s
-       OR %(rotated)s AND c.refresh_token_fingerprint = %(presented_fingerprint)s)
+       OR %(rotated)s AND c.status <> 'disconnected' AND c.refresh_token_fingerprint = %(presented_fingerprint)s)
 """
 
 
