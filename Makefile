@@ -23,7 +23,7 @@ example: .venv/.demo ## Run the example host beside the worker: a customer revok
 test: .venv/.dev ## Run all tests, three at a time: many wait for processes
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
-explore: .venv/.dev ## Search every order of attempts and faults for a broken promise (long: not timed yet)
+explore: .venv/.dev ## Search every order of attempts and faults for a broken promise (six minutes on two cores)
 	@$(BIN)/python -m tests.explore $(ARGS)
 
 chaos: .venv/.dev ## Kill, freeze, cut and starve a real fleet: nothing may be lost (ARGS="--minutes 5 --seed 1")
