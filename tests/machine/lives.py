@@ -36,6 +36,7 @@ class Lives(Meetings):
         if hasattr(self, "watch"):
             self.ran["steps"] += 1
             self.watch.look()
+            assert self.world.refused.lines == []
 
     def teardown(self) -> None:
         """Let all faults stop and a day and a half pass: everybody is as Intuit knows them, and syncs run."""
@@ -54,7 +55,7 @@ class Lives(Meetings):
         freezing.set_all_frozen(self.fleet.db, frozen=False, reason=None)
         self.fleet.update(None, "frozen = false")
         self._restart_all()
-        for time in (LEASE, HOUR, HOUR, HOUR, 3 * HOUR, DAY, HOUR):
+        for time in (LEASE, HOUR, HOUR, 3 * HOUR, DAY, HOUR):
             self.time_passes(time)
             for authorization_id in self._waiting():
                 self._exchange(authorization_id, self.stage.workers[0], None)

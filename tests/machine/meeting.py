@@ -16,7 +16,7 @@ ANSWERED, ESCROWED, UNSAVED = ("intuit", "refresh", "after"), ("escrow", "put", 
 # The stops between answer and save are where most is at stake.
 FIRST: list[tuple[str, Stop | None]] = [
     *(("refresh", stop) for stop in (*REFRESHES, ANSWERED, ANSWERED, ANSWERED, ESCROWED, UNSAVED)),
-    *(("exchange", stop) for stop in EXCHANGES),
+    *(("reconnect", stop) for stop in EXCHANGES),
     *(("disconnect", stop) for stop in (ENDS[0], ENDS[2], ENDS[3])),
     *[("reseal", None)] * 4,
     ("import", None),
@@ -38,6 +38,7 @@ THEN: list[tuple[str, ...]] = [
     ("old system", "import"),
     ("freeze",),
 ]
+kills = st.sampled_from([False, False, False, True])
 meetings = st.tuples(
     numbers, st.sampled_from(FIRST), st.sampled_from(THEN), st.sampled_from([False, False, False, True])
 )
@@ -54,7 +55,7 @@ class Meetings(Working, People, Operating):
         number, (first, stop), then, kill = meeting
         self._make_ready(number)
         before = set(self.stage.flights)
-        self._begins(number, first, stop)
+        self._begins(number, first, stop, worker=0, stands=True)
         for each in then:
             if self.stage.has_room:
                 self._meanwhile(number, each)
@@ -77,42 +78,33 @@ class Meetings(Working, People, Operating):
             self._restart_all()  # whose client secret is honoured, too
             self.consents(number, "again", 0, None)
 
-    def _begins(self, number: int, first: str, stop: Stop | None) -> None:
-        match first:
+    def _begins(self, number: int, what: str, stop: Stop | None, *, worker: int, stands: bool = False) -> None:
+        match what:
             case "refresh":
                 answer = "a wrong invalid_grant" if stop == ("store", "conclude", "before") else "well"
-                self.refreshes(number, 0, answer, stop, due=False)
-            case "exchange":
-                self.consents(number, "again", 0, stop)
+                self.refreshes(number, worker, answer, stop, due=False)
+            case "reconnect":
+                self.consents(number, "again", worker, stop)
             case "disconnect":
-                self.is_disconnected(number, 0, "well", stop)
+                self.is_disconnected(number, worker, "well", stop)
             case "reseal":
                 self.a_key_is_added()
-                self.is_sealed_anew(stands=True)
+                self.is_sealed_anew(stands=stands)
             case _:
-                self.is_imported(number, aged=False, stands=True)
+                self.is_imported(number, aged=False, stands=stands)
 
     def _meanwhile(self, number: int, then: str) -> None:
         match then:
-            case "refresh":
-                self.refreshes(number, 1, "well", None, due=False)
-            case "reconnect":
-                self.consents(number, "again", 1, None)
-            case "disconnect":
-                self.is_disconnected(number, 1, "well", None)
             case "revoke":
                 self.revokes_what_is_due(1, None)
             case "delete":
                 self.is_deleted(number, 1)
-            case "reseal":
-                self.a_key_is_added()
-                self.is_sealed_anew(stands=False)
             case "old system":
                 self.an_old_system_refreshes(number)
-            case "import":
-                self.is_imported(number, aged=False, stands=False)
+            case "freeze":
+                self.is_stopped(number, "refreshes", on=True)
             case "lease":
                 if not any(flight.what == "import" for flight in self.stage.flights.values()):
                     self.time_passes(LEASE)
             case _:
-                self.is_stopped(number, "refreshes", on=True)
+                self._begins(number, then, None, worker=1)

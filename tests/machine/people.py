@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from tests.machine.scene import EXCHANGES, Scene, flags, numbers, stops, workers
-from tests.machine.stage import Stop
 from worker import holding
 from worker.importing.lines import Lines
 from worker.importing.load import Importer, Wishes
@@ -20,6 +19,7 @@ from worker.store import fleet as freezing
 
 if TYPE_CHECKING:
     from tests.machine.flights import Flight
+    from tests.machine.stage import Stop
 
 
 class People(Scene):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from tests.machine.scene import ANSWERS, ENDS, EXCHANGES, REFRESHES, Scene, flags, numbers, stops, workers
-from tests.machine.stage import Stop
 from tests.support.attempts import FORCED
 from worker.attempt import IF_DUE, Trigger
 from worker.ending import NotDeleted, delete, disconnect, revoke_due
 from worker.refresh import refresh
+
+if TYPE_CHECKING:
+    from tests.machine.stage import Stop
 
 HALF, LEASE, HOUR, DAY = timedelta(seconds=30), timedelta(seconds=61), timedelta(hours=1), timedelta(hours=25)
 answers = st.sampled_from(["well", "well", "well", *sorted(ANSWERS)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,19 @@ UPDATE qbo.control SET frozen = false
 """
 
 
+class Refused(logging.Handler):
+    """Hears what PostgreSQL refused to be written: its triggers and checks see what ours should have seen before."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the lines about saves."""
+        if "save_refused" in record.getMessage() or "save.refused" in record.getMessage():
+            self.lines.append(record.getMessage())
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """What all examples share."""
@@ -38,9 +52,11 @@ class World:
     valkey: redis.Redis
     lanes: tuple[ThreadPoolExecutor, ...]
     environment: dict[str, str]
+    refused: Refused
 
     def start_anew(self, policy: str, **options: bool) -> Stage:
         """Forget everything."""
+        self.refused.lines.clear()
         for statement in _START_ANEW.split(";"):
             self.fleet.db.execute(statement)
         self.valkey.flushall()
