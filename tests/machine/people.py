@@ -67,6 +67,8 @@ class People(Scene):
         """Have somebody else, who has the row's token too, refresh the grant."""
         self.fleet.simulator.clear_faults()
         state = self.book.look()[self.customers[number].connected.realm_id]
+        if self._in_hand(state.refresh_token):
+            return  # nobody but that process has it
         answer = requests.post(
             self.fleet.simulator.token_url,
             data={"grant_type": "refresh_token", "refresh_token": state.refresh_token},
@@ -85,6 +87,8 @@ class People(Scene):
         if self.watch.row(customer) is None:
             return
         token, at = self.outside[number] or (self.book.look()[customer.connected.realm_id].refresh_token, None)
+        if self._in_hand(token):
+            return  # no old system knows what one process alone has been given
         line = {"realm_id": customer.connected.realm_id, "refresh_token": token}
         if aged or at is not None:
             age = self.book.passed - at if at is not None else timedelta(days=3)

@@ -185,6 +185,9 @@ class Scene(RuleBasedStateMachine):
             for row in rows
         }
 
+    def _in_hand(self, token: str) -> bool:
+        return any(token in flight.hand for flight in self.stage.flights.values())
+
     def _row(self, number: int) -> Any:
         return self.watch.row(self.customers[number])
 
