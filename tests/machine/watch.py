@@ -80,6 +80,15 @@ class Watch:
             "SELECT * FROM qbo.connections WHERE id = %(id)s", {"id": customer.connected.id}
         ).one_or_none()
 
+    def is_adopted(self, connection_id: int) -> bool:
+        """Tell whether the token that was presented last was a candidate."""
+        found = (
+            "SELECT EXISTS (SELECT FROM qbo.candidates x JOIN qbo.connections c ON c.id = x.connection_id"
+            " WHERE c.id = %(id)s AND x.tried_at IS NOT NULL"
+            " AND x.fingerprint IN (c.refresh_token_fingerprint, c.previous_refresh_token_fingerprint)) AS found"
+        )
+        return bool(self.stage.fleet.db.execute(found, {"id": connection_id}).one().found)
+
     def held(self, row: Any) -> set[bytes]:
         """Return the fingerprints of the tokens that the connection's next attempts may present."""
         held = {row.refresh_token_fingerprint, row.previous_refresh_token_fingerprint}
