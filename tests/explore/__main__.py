@@ -29,7 +29,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m tests.explore",
         description="Drive the refresh use case through every order of attempts, faults and time, on stand-ins.",
         epilog="Alone: four attempts with one fault and two with two, all of them, and a sample of three with two:"
-        " six minutes on two quiet cores. All of three with two (--attempts 3 --faults 2) takes an hour or more. Exit status 1 if a promise does not hold.",
+        " six minutes on two quiet cores. All of three with two"
+        " (--attempts 3 --faults 2) takes an hour or more. Exit status 1 if a promise does not hold.",
     )
     parser.add_argument("--faults", type=int, choices=(0, 1, 2), help="at most so many in a schedule")
     parser.add_argument("--attempts", type=int, help="so many in a schedule, two at once (4; with two faults 3)")
