@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant
 
-from tests.machine.meeting import Meeting, Meetings, meetings
+from tests.machine.meeting import UNSAVED, Meeting, Meetings, meetings
 from tests.machine.scene import flags
 from tests.machine.watch import Customer, Watch
 from tests.machine.working import DAY, HOUR, LEASE
@@ -26,7 +26,9 @@ class Lives(Meetings):
         self.given_up, self.outside = set(), [None, None]
         self.watch = Watch(self.stage, self.customers)
         self.ran["examples"] += 1
-        for meeting in first:
+        self.time_passes(DAY)  # so that a provider that rotates daily does
+        dies = (0, ("refresh", UNSAVED), ("lease", "refresh"), True)  # its copy in the escrow is found
+        for meeting in (dies, *first):
             self.meets_another(meeting)
             self.everything_holds()
 
