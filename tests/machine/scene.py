@@ -66,8 +66,6 @@ ENDS: list[Stop] = [
     ("store", "revoked", "before"),
 ]
 # What a run must have seen of each policy: a machine that never does it checks nothing of it.
-# What must have happened in a run. That a candidate was adopted is counted, and too seldom to be asked for: a late save
-# mostly lands by itself.
 KINDS = (
     "refreshed",
     "connected",
@@ -76,6 +74,7 @@ KINDS = (
     "resealed",
     "refresh overtaken",
     "reseal overtaken",
+    "candidate adopted",
 )
 numbers, workers, flags = st.integers(0, 1), st.integers(0, 1), st.booleans()
 
