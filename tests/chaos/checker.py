@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qbo_refresh.status import Event as Events
 from qbo_refresh.status import Status
 from tests.chaos import lease
-from tests.chaos.excuses import why_asked_again, why_lost
+from tests.chaos.excuses import consent_of, why_asked_again, why_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -165,7 +165,7 @@ def _lost_consents(history: History, issued: Mapping[int, list[Call]]) -> Iterat
             continue
         since, until = consent.presented - 0.05, consent.finished
         calls = [call for call in issued.get(consent.connection_id, ()) if since <= call.started <= until]
-        if not any(call.endpoint == "exchange" for call in calls):
+        if not any(call.endpoint == "exchange" and consent_of(history, call) is consent for call in calls):
             continue
         words = f"the consent of connection {consent.connection_id} was called lost at {until - history.began:.3f} s"
         excuse = None if calls[-1].issued in history.known else why_lost(history, calls[-1])

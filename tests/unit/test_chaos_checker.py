@@ -188,6 +188,14 @@ def test_a_lost_answer_to_a_code_is_excused_by_the_kill_of_who_presented_it() ->
     assert "consent_lost" in promises(replace(kept, spans=(Span("valkey", "flush", 18.0, 18.0),))), "after it was asked"
 
 
+def test_what_a_later_code_brought_is_no_answer_to_an_earlier_one_that_is_called_lost() -> None:
+    code = replace(CODE, started=16.0, ended=16.1)
+    later = replace(PRESENTED, presented=15.95, lost=False, finished=16.5)
+    found = promises(replace(CALM, calls=(code,), consented=(PRESENTED, later)))
+    assert "consent_lost" not in found
+    assert "consent_lost" in promises(replace(CALM, calls=(code,), consented=(replace(PRESENTED, presented=15.9),)))
+
+
 def test_a_consent_that_was_refused_before_its_code_was_presented_is_not_lost() -> None:
     assert promises(replace(CALM, consented=(replace(PRESENTED, presented=None),))) == []
     assert promises(replace(CALM, consented=(replace(PRESENTED, presented=50.0, finished=51.0),))) == []
