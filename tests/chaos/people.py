@@ -47,6 +47,7 @@ class People:
         self._over = threading.Event()
         self.newcomers: dict[str, str] = {}
         """Who connected for the first time, or tries: the host's name → the company."""
+        self._names: dict[int, str] = {}
         self._expected: set[str] = set()
         self._wishes: set[int] = set()
         self._busy: set[int | str] = set()
@@ -136,7 +137,9 @@ class People:
 
     def _newcomers(self) -> None:
         """Have those consent who are not connected and whose consent nobody is working on."""
-        connected = {row.external_id for row in self._stage.db.execute("SELECT external_id FROM qbo.external_ids")}
+        named = self._stage.db.execute("SELECT external_id, connection_id FROM qbo.external_ids").all()
+        connected = {row.external_id for row in named}
+        self._names = {row.connection_id: row.external_id for row in named}
         under_way = {
             row.external_id
             for row in self._stage.db.execute(
@@ -156,12 +159,13 @@ class People:
     def _company(self, who: int | str) -> str:
         if isinstance(who, str):
             return self.newcomers.get(who, "")
-        return next(each.realm_id for each in self._stage.connected if each.id == who)
+        known = next((each.realm_id for each in self._stage.connected if each.id == who), None)
+        return known or self.newcomers.get(self._names.get(who, ""), "")
 
     def _consent(self, connection: int | str, who: int | str) -> None:
-        realm_id = self._company(who)
         session = secrets.token_urlsafe()
         try:
+            realm_id = self._company(who)
             # A company whose first code nobody has exchanged has no grant yet.
             self._stage.learn(*([realm_id] if isinstance(who, int) else []))
             link = qbo_refresh.authorize_url(connection, session)

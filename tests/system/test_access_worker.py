@@ -146,7 +146,7 @@ def test_everything_works_behind_pgbouncer(
 ) -> None:
     connected = expired(fleet)
     programs.ready_worker()
-    with pgbouncer(of_host(environment["DATABASE_URL"]), default_pool_size=3, max_client_conn=50) as url:
+    with pgbouncer(of_host(environment["DATABASE_URL"]), default_pool_size=5, max_client_conn=50) as url:
         assert url is not None
         said = callers(environment | {"DATABASE_URL": url}, connected, tmp_path / "start", "access")
     assert [each["errors"] for each in said] == [[]] * PROCESSES
