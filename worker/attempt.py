@@ -198,7 +198,7 @@ class Store(Protocol):
         """Say in a word why a claim came to None."""
 
     def candidates(self, claim: Claim) -> Sequence[Candidate]:
-        """Return what is untried, the one received last first."""
+        """Return the candidates that no success has settled, the one received last first."""
 
     def add_candidate(self, received: Received, source: Source) -> None:
         """Keep a token that may be live, and make the row due now."""

@@ -48,7 +48,7 @@ def test_the_token_that_the_row_holds_is_no_candidate(fleet: Fleet, one: Attempt
     assert fleet.row(connected.id).due_in > timedelta(hours=1), "nothing new, nothing due"
 
 
-def test_a_candidate_is_kept_once_and_stays_tried(fleet: Fleet, one: Attempts) -> None:
+def test_a_candidate_is_kept_once_and_stays_what_it_is(fleet: Fleet, one: Attempts) -> None:
     (connected,) = fleet.connect()
     claim = one.claimed(connected.id)
     one.keep(claim, FIRST)
@@ -56,6 +56,10 @@ def test_a_candidate_is_kept_once_and_stays_tried(fleet: Fleet, one: Attempts) -
     one.keep(claim, FIRST, Source.ESCROW)
     (candidate,) = fleet.candidates(connected.id)
     assert candidate.tried_at is not None
+    assert one.save(claim, disposed=(candidate.id,)) is Saved.SAVED
+    one.keep(claim, FIRST, Source.ESCROW)
+    (candidate,) = fleet.candidates(connected.id)
+    assert candidate.settled_at is not None
     assert list(one.by.store.candidates(claim)) == []
 
 
@@ -115,16 +119,68 @@ def test_of_candidates_as_new_as_the_row_the_later_version_goes_first(fleet: Fle
     assert presented(fleet) == names(SECOND, FIRST, connected.refresh_token)
 
 
-def test_each_candidate_is_presented_once(fleet: Fleet, one: Attempts) -> None:
+def test_a_candidate_is_presented_until_a_success_settles_it(fleet: Fleet, one: Attempts) -> None:
     (connected,) = fleet.connect()
-    claim = one.claimed(connected.id)
-    one.keep(claim, FIRST)
-    fleet.simulator.revoke(connected.realm_id)
+    one.keep(one.claimed(connected.id), FIRST)
     fleet.let_pass(LEASE)
-    refresh(one.by, connected.id, trigger=Trigger.SWEEP)
+    fleet.simulator.fault("invalid_grant", count=2)
+    assert refresh(one.by, connected.id, trigger=Trigger.SWEEP).outcome is Outcome.SUSPECT
     fleet.let_pass(timedelta(minutes=16))
-    refresh(one.by, connected.id, trigger=Trigger.SWEEP)
-    assert presented(fleet) == names(FIRST, connected.refresh_token, connected.refresh_token)
+    assert refresh(one.by, connected.id, trigger=Trigger.SWEEP).outcome is Outcome.REFRESHED
+    fleet.let_pass(timedelta(hours=26))
+    assert refresh(one.by, connected.id, trigger=Trigger.SWEEP).outcome is Outcome.REFRESHED
+    shown = presented(fleet)
+    assert shown[:4] == names(FIRST, connected.refresh_token) * 2
+    assert len(shown) == 5
+
+
+def test_a_candidate_that_intuit_refused_by_mistake_is_presented_again(fleet: Fleet, one: Attempts) -> None:
+    # Two faults: a worker died between escrow and save, and Intuit is wrong about that very token once. Found by chaos;
+    # fails where a candidate is presented once: the row's token is spent, and its second refusal makes a verdict.
+    (connected,) = fleet.connect()
+    live = fleet.rotated_elsewhere(connected.refresh_token)
+    one.keep(one.claimed(connected.id), live, Source.ESCROW)
+    fleet.witness()
+    fleet.let_pass(LEASE)
+    fleet.simulator.fault("invalid_grant", count=1)
+    assert refresh(one.by, connected.id, trigger=Trigger.SWEEP).outcome is Outcome.SUSPECT
+    assert presented(fleet)[-2:] == names(live, connected.refresh_token)
+    fleet.let_pass(timedelta(minutes=16))
+    assert refresh(one.by, connected.id, trigger=Trigger.SWEEP).outcome is Outcome.REFRESHED
+    assert fleet.holds_the_live_token(connected)
+
+
+def test_a_verdict_waits_for_a_candidates_second_refusal(fleet: Fleet, one: Attempts) -> None:
+    # It comes between the two refusals of the row's token. Fails without `Withheld.REFUSED_ONCE`.
+    (connected,) = fleet.connect()
+    fleet.simulator.revoke(connected.realm_id)
+    first = one.claimed(connected.id)
+    assert one.conclude(first, GrantRejected())
+    fleet.witness()
+    fleet.let_pass(timedelta(minutes=16))
+    one.keep(first, FIRST)
+    assert refresh(one.by, connected.id, trigger=Trigger.SWEEP).outcome is Outcome.SUSPECT
+    assert fleet.attempts(connected.id)[-1].withheld == "refused_once"
+    assert one.why_not(connected.id) == "invalid_grant", "the pause of a suspect: both refusals 15 minutes apart"
+    fleet.let_pass(timedelta(minutes=16))
+    assert refresh(one.by, connected.id, trigger=Trigger.SWEEP).outcome is Outcome.NEEDS_REAUTH
+
+
+def test_a_candidate_that_comes_after_all_chances_is_asked_twice(fleet: Fleet, one: Attempts) -> None:
+    (connected,) = fleet.connect()
+    live = fleet.rotated_elsewhere(connected.refresh_token)
+    claim = one.claimed(connected.id)
+    fleet.update(
+        connected.id,
+        "status = 'needs_reauth', needs_reauth_since = now() - interval '2 days', suspect_since = now() - interval '3"
+        " days', next_refresh_at = NULL, lease_id = NULL, leased_until = NULL",
+    )
+    one.keep(claim, live, Source.ESCROW)
+    fleet.simulator.fault("invalid_grant", count=1)
+    assert refresh(one.by, connected.id, trigger=Trigger.SWEEP).outcome is Outcome.NEEDS_REAUTH
+    fleet.let_pass(timedelta(minutes=16))
+    assert refresh(one.by, connected.id, trigger=Trigger.SWEEP).outcome is Outcome.REFRESHED
+    assert fleet.holds_the_live_token(connected)
 
 
 def test_a_candidate_displaces_the_rows_token_only_after_intuit_has_accepted_it(fleet: Fleet, one: Attempts) -> None:

@@ -248,6 +248,10 @@ def test_a_candidate_withholds_a_verdict_until_it_was_tried(bench: Bench) -> Non
     assert (bench.outcomes(id_)[-1][2], bench.row(id_).not_before) == ("candidate", None)
     bench.refuse_all(id_)
     refused(bench, id_)
+    assert bench.outcomes(id_)[-1][2] == "refused_once"
+    bench.let_pass(CONFIRMED)
+    bench.refuse_all(id_)
+    refused(bench, id_)
     assert standing(bench, id_)[0] == "needs_reauth"
 
 
@@ -312,7 +316,7 @@ def test_candidates_are_kept_once_and_make_the_row_due(bench: Bench) -> None:
     bench.one.keep(claim, TOKENS[3])
     now = bench.one.claimed(id_)
     assert now.has_candidates
-    names = [bench.one.received(claim, TOKENS[n]).fingerprint for n in (3, 2)]
+    names = [bench.one.received(claim, TOKENS[n]).fingerprint for n in (3, 2, 1)]
     assert [each.fingerprint for each in bench.one.by.store.candidates(now)] == names
 
 
@@ -325,6 +329,10 @@ def test_a_success_settles_what_it_has_seen(bench: Bench) -> None:
     bench.one.keep(claim, TOKENS[2])
     assert bench.one.save(claim, disposed=ids) is Saved.SAVED
     assert [tried for _, _, tried in bench.candidates(id_)] == [True, False]
+    now = bench.one.claimed(id_, freshness=FORCED)
+    assert [each.fingerprint for each in bench.one.by.store.candidates(now)] == [
+        bench.one.received(claim, TOKENS[2]).fingerprint
+    ]
 
 
 def test_a_candidate_wakes_what_was_given_up(bench: Bench) -> None:

@@ -4,7 +4,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import requests
 
 from tests.support.attempts import FORCED
 from worker.attempt import Trigger
@@ -32,17 +31,6 @@ def write(file: Path, realm_id: str, refresh_token: str, obtained_at: str) -> st
     return str(file)
 
 
-def rotated(fleet: Fleet, refresh_token: str) -> str:
-    """Refresh as an old system does, and return the new token."""
-    answer = requests.post(
-        fleet.simulator.token_url,
-        data={"grant_type": "refresh_token", "refresh_token": refresh_token},
-        auth=(fleet.simulator.client_id, fleet.simulator.client_secret),
-        timeout=10,
-    )
-    return str(answer.json()["refresh_token"])
-
-
 def only(fleet: Fleet) -> Any:
     return fleet.db.execute("SELECT * FROM qbo.connections").one()
 
@@ -60,7 +48,7 @@ def test_the_last_word_goes_into_a_frozen_row_at_once_and_a_passing_refusal_pres
     fleet.simulator.set_policy("reuse-revokes")
     grant = fleet.simulator.create_grant()
     as_json(run, "import", write(file, grant.realm_id, grant.refresh_token, OLD), "--frozen")
-    newer = rotated(fleet, grant.refresh_token)
+    newer = fleet.rotated_elsewhere(grant.refresh_token)
     assert as_json(run, "import", write(file, grant.realm_id, newer, NEW), "--update")["updated"] == 1
     row = only(fleet)
     assert (fleet.token(row.id), row.token_version, row.frozen, row.taken_over) == (newer, 2, True, False)

@@ -50,13 +50,13 @@ class Watch:
         world, names = self.scene.world, self.sameness.names
         names.learn(world.provider.values)
         row = world.tables.rows[SUBJECT_ID]
-        kept = [each.fingerprint for each in world.tables.candidates if each.tried_at is None]
+        kept = [each.fingerprint for each in world.tables.candidates if each.settled_at is None]
         kept += [
             each.fingerprint
             for shelf in world.shelves.values()
             if shelf.until > world.seconds
             for each in shelf.copies
-            if each.fingerprint not in {tried.fingerprint for tried in world.tables.candidates if tried.tried_at}
+            if each.fingerprint not in {other.fingerprint for other in world.tables.candidates if other.settled_at}
         ]
         kept += [name for name in (row.refresh_token_fingerprint, row.previous_refresh_token_fingerprint) if name]
         return frozenset(names.values[name] for name in kept)
@@ -95,8 +95,6 @@ class Watch:
             return node
         if Fault.DIES in move.faults and any(token in each.in_hand for each in before.attempts):
             self.excused["token lost: the worker died before a copy was acknowledged"] += 1
-        elif "lied to" in node.marks and token in self._refused():
-            self.excused["token refused by a lie: a candidate is presented once"] += 1
         elif move.faults and self._several(node):
             self.excused["token lost by a second fault"] += 1
         elif move.passes and self._several(node):
@@ -104,11 +102,6 @@ class Watch:
         else:
             raise Violation("a token that was received is lost")
         return marked(node, "lost")
-
-    def _refused(self) -> set[str]:
-        """Return the candidates that nobody looks at any more."""
-        names = self.sameness.names
-        return {names.values[each.fingerprint] for each in self.scene.world.tables.candidates if each.tried_at}
 
     def _no_false_verdict(self, before: Status, node: Node, held: frozenset[str], in_hand: set[str]) -> None:
         provider, row = self.scene.world.provider, self.scene.world.tables.rows[SUBJECT_ID]

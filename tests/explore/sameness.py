@@ -108,7 +108,11 @@ class Sameness:
             (
                 self._row(tables.rows[SUBJECT_ID], since, leases),
                 tuple(
-                    (self.names.fingerprint(kept.fingerprint), kept.base_version, kept.tried_at is None)
+                    (
+                        self.names.fingerprint(kept.fingerprint),
+                        kept.base_version,
+                        kept.settled_at is None and (kept.tried_at is None or self._ago(kept.tried_at)),
+                    )
                     for kept in tables.candidates
                 ),
                 self._ago(since),

@@ -52,10 +52,20 @@ def with_candidate(
     return (*candidates, new)
 
 
-def tried(candidates: tuple[Kept, ...], ids: Sequence[int], now: datetime, *, again: bool = False) -> tuple[Kept, ...]:
-    """Return the candidates with some of them tried."""
+def refused(candidates: tuple[Kept, ...], candidate_id: int, now: datetime) -> tuple[Kept, ...]:
+    """Return the candidates with one of them refused; the first time counts."""
     return tuple(
-        replace(kept, tried_at=now) if kept.id in ids and (again or kept.tried_at is None) else kept
+        replace(kept, tried_at=now) if kept.id == candidate_id and kept.tried_at is None else kept
+        for kept in candidates
+    )
+
+
+def settled(candidates: tuple[Kept, ...], ids: Sequence[int], now: datetime) -> tuple[Kept, ...]:
+    """Return the candidates with some of them settled by a success."""
+    return tuple(
+        replace(kept, tried_at=kept.tried_at or now, settled_at=now)
+        if kept.id in ids and kept.settled_at is None
+        else kept
         for kept in candidates
     )
 
@@ -76,7 +86,7 @@ def save(world: World, claim: Claim, grant: SealedGrant, decision: Decision, rec
     tables = _recovered(tables, row, new, decision)
     tables = replace(
         tables,
-        candidates=tried(tables.candidates, grant.candidate_ids, world.now),
+        candidates=settled(tables.candidates, grant.candidate_ids, world.now),
         ledger={**tables.ledger, claim.lease_id: Written(row.id, Outcome.REFRESHED, decision.reason)},
     )
     world.commit(_unblocked(tables, record.secret_hash, world.now))
@@ -201,13 +211,15 @@ def save_bare(world: World, claim: Claim, grant: SealedGrant) -> Saved:
     return Saved.SAVED
 
 
-def conclude(world: World, claim: Claim, decision: Decision, *, pace: Pace, untried: bool) -> Decision | None:
+def conclude(
+    world: World, claim: Claim, decision: Decision, *, pace: Pace, unsettled: Sequence[Kept]
+) -> Decision | None:
     """See `worker.store.outcomes.conclude`."""
     row = world.tables.rows.get(claim.connection_id)
     if row is None:
         return None
     if decision.status is Status.NEEDS_REAUTH:
-        decision = policy.judge(decision, claim.standing, verdicts.evidence(world, row, untried=untried), pace=pace)
+        decision = policy.judge(decision, claim.standing, verdicts.evidence(world, row, unsettled=unsettled), pace=pace)
     if row.lease_id != claim.lease_id or row.token_version != claim.token_version:
         _release(world, row, claim)
         return None

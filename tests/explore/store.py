@@ -87,7 +87,7 @@ class MemoryStore:
             blocked=self._blocked(),
             probing=probing,
             has_candidates=any(
-                kept.connection_id == row.id and kept.tried_at is None for kept in self.world.tables.candidates
+                kept.connection_id == row.id and kept.settled_at is None for kept in self.world.tables.candidates
             ),
             is_new_epoch=since is not None
             and since > now - YOUNG_EPOCH
@@ -139,15 +139,15 @@ class MemoryStore:
         return self.refusal(row, freshness) or "in_progress"
 
     def candidates(self, claim: Claim) -> Sequence[Candidate]:
-        """Return what is untried, the one received last first."""
+        """Return what no success has settled, the one received last first."""
         mine = [kept for kept in self.world.tables.candidates if self.is_open(kept, claim.connection_id)]
         mine.sort(key=lambda kept: (kept.received_at, kept.id), reverse=True)
         return [Candidate(kept.id, kept.base_version, kept.refresh_token, kept.fingerprint) for kept in mine]
 
     def is_open(self, kept: Kept, connection_id: int) -> bool:
-        """Whether a candidate is one of the row's grant and has not been answered."""
+        """Whether a candidate is one of the row's grant and is not settled."""
         row = self.world.tables.rows[connection_id]
-        return (kept.connection_id, kept.grant_number, kept.tried_at) == (connection_id, row.grant_number, None)
+        return (kept.connection_id, kept.grant_number, kept.settled_at) == (connection_id, row.grant_number, None)
 
     def add_candidate(self, received: Received, source: Source) -> None:
         """Keep a token that may be live, and make the row due now."""
@@ -164,8 +164,8 @@ class MemoryStore:
     def refuse(self, candidate_id: int) -> None:
         """Note that Intuit has refused a candidate."""
         tables = self.world.tables
-        tried = saving.tried(tables.candidates, (candidate_id,), self.world.now, again=True)
-        self.world.commit(replace(tables, candidates=tried))
+        candidates = saving.refused(tables.candidates, candidate_id, self.world.now)
+        self.world.commit(replace(tables, candidates=candidates))
 
     def report_second_writer(self, claim: Claim) -> None:
         """Tell operators once."""
@@ -185,8 +185,8 @@ class MemoryStore:
     def conclude(self, claim: Claim, decision: Decision, record: Record) -> Decision | None:
         """Write what a failure changes."""
         del record
-        untried = any(self.is_open(kept, claim.connection_id) for kept in self.world.tables.candidates)
-        return saving.conclude(self.world, claim, decision, pace=self.pace, untried=untried)
+        unsettled = [kept for kept in self.world.tables.candidates if self.is_open(kept, claim.connection_id)]
+        return saving.conclude(self.world, claim, decision, pace=self.pace, unsettled=unsettled)
 
     def block(self, claim: Claim, *, secret_hash: bytes, reason: str, at_once: bool) -> None:
         """Count a refusal of our keys; with enough of them the secret is blocked."""

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 from qbo_refresh.status import Event, Status
 from worker import policy
+from worker.attempt import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
-    from tests.explore.tables import App, Row, Tables
+    from tests.explore.tables import App, Kept, Row, Tables
     from tests.explore.world import World
 
 
-def evidence(world: World, row: Row, *, untried: bool) -> policy.Evidence:
+def evidence(world: World, row: Row, *, unsettled: Sequence[Kept]) -> policy.Evidence:
     tables, now = world.tables, world.now
     since = row.suspect_since or now
     known = {
@@ -24,9 +26,11 @@ def evidence(world: World, row: Row, *, untried: bool) -> policy.Evidence:
         for kept in tables.candidates
         if (kept.connection_id, kept.grant_number) == (row.id, row.grant_number)
     }
+    refused = [kept.tried_at for kept in unsettled if kept.tried_at is not None and kept.source != Source.PREVIOUS]
     return policy.Evidence(
         now=now,
-        untried=untried,
+        untried=any(kept.tried_at is None for kept in unsettled),
+        candidate_refused_at=max(refused, default=None),
         witness=any(
             other.id != row.id
             and not other.frozen

@@ -33,7 +33,7 @@ class Operating(Scene):
         blob = self._strange_blob(number, row, from_other=from_other) if row is not None else None
         if row is None or blob is None or row.status != Status.ACTIVE or row.lease_id is not None or row.in_doubt:
             return
-        if any(each.tried_at is None for each in self.fleet.candidates(row.id)):
+        if any(each.settled_at is None for each in self.fleet.candidates(row.id)):
             return  # an attempt goes on with those
         calls = len(self.fleet.simulator.journal())
         self.fleet.update(row.id, "refresh_token = %(blob)s, not_before = NULL", blob=blob)

@@ -84,7 +84,7 @@ class Watch:
         """Tell whether the token that was presented last was a candidate."""
         found = (
             "SELECT EXISTS (SELECT FROM qbo.candidates x JOIN qbo.connections c ON c.id = x.connection_id"
-            " WHERE c.id = %(id)s AND x.tried_at IS NOT NULL"
+            " WHERE c.id = %(id)s AND x.settled_at IS NOT NULL"
             " AND x.fingerprint IN (c.refresh_token_fingerprint, c.previous_refresh_token_fingerprint)) AS found"
         )
         return bool(self.stage.fleet.db.execute(found, {"id": connection_id}).one().found)
@@ -92,7 +92,7 @@ class Watch:
     def held(self, row: Any) -> set[bytes]:
         """Return the fingerprints of the tokens that the connection's next attempts may present."""
         held = {row.refresh_token_fingerprint, row.previous_refresh_token_fingerprint}
-        held |= {each.fingerprint for each in self.stage.fleet.candidates(row.id) if each.tried_at is None}
+        held |= {each.fingerprint for each in self.stage.fleet.candidates(row.id) if each.settled_at is None}
         held |= {
             each.fingerprint
             for each in self.stage.escrow.everything()
@@ -202,9 +202,9 @@ class Watch:
         held = self.held(row)
         assert live in held | self.on_the_way(), "a token that reached us is lost"
         rests = row.lease_id is None and not row.in_doubt and row.status == Status.ACTIVE
-        untried = any(each.tried_at is None for each in self.stage.fleet.candidates(row.id))
+        unsettled = any(each.settled_at is None for each in self.stage.fleet.candidates(row.id))
         flies = any(flight.number in (None, self.customers.index(customer)) for flight in self.stage.flights.values())
-        assert not rests or untried or flies or live in self.on_the_way(), "an older token rests in the row"
+        assert not rests or unsettled or flies or live in self.on_the_way(), "an older token rests in the row"
 
     def _ours(self, state: GrantState) -> bool:
         return state.alive and self.stage.book.reached(state.refresh_token)

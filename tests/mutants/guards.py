@@ -509,14 +509,28 @@ _VERDICT = (
         ),
     ),
     Guard(
-        "candidates: each once",
+        "candidates: none that a success has settled",
         "worker/store/candidates.py",
-        'AND tried_at IS NULL"\n        " ORDER',
+        'AND settled_at IS NULL"\n        " ORDER',
         '"\n        " ORDER',
         (
-            "tests/db/test_candidates.py::test_each_candidate_is_presented_once",
-            "tests/db/test_candidates.py::test_a_candidate_is_kept_once_and_stays_tried",
+            "tests/db/test_candidates.py::test_a_candidate_is_presented_until_a_success_settles_it",
+            "tests/db/test_candidates.py::test_a_candidate_is_kept_once_and_stays_what_it_is",
         ),
+    ),
+    Guard(
+        "candidates: a refused one is presented again",
+        "worker/store/candidates.py",
+        'AND settled_at IS NULL"\n        " ORDER',
+        'AND tried_at IS NULL"\n        " ORDER',
+        ("tests/db/test_candidates.py::test_a_candidate_that_intuit_refused_by_mistake_is_presented_again",),
+    ),
+    Guard(
+        "candidates: each is refused twice before a verdict",
+        _VERDICTS,
+        "    if _refused_once(evidence, pace):\n        return Withheld.REFUSED_ONCE\n",
+        "",
+        ("tests/db/test_candidates.py::test_a_verdict_waits_for_a_candidates_second_refusal",),
     ),
     Guard(
         "candidates: none of an older grant",

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import requests
+
 from qbo_refresh.sealing import Field, Place, realm_place
 from qbo_refresh.secret import Secret
 from worker.store import apps
@@ -56,7 +58,7 @@ _MOMENTS = {
     "app_blocks": ["blocked_at", "probe_at"],
     "control": ["epoch_since", "thawed_at"],
     "refresh_attempts": ["began_at"],
-    "candidates": ["received_at", "tried_at"],
+    "candidates": ["received_at", "tried_at", "settled_at"],
     "authorizations": [
         "created_at",
         "expires_at",
@@ -161,6 +163,16 @@ class Fleet:
         """Tell whether the grant lives and the row holds its current token."""
         state = self.state(connected)
         return state.alive and self.token(connected.id) == state.refresh_token
+
+    def rotated_elsewhere(self, refresh_token: str) -> str:
+        """Refresh at Intuit without the worker, as an old system does, or one that dies; return the new token."""
+        answer = requests.post(
+            self.simulator.token_url,
+            data={"grant_type": "refresh_token", "refresh_token": refresh_token},
+            auth=(self.simulator.client_id, self.simulator.client_secret),
+            timeout=10,
+        )
+        return str(answer.json()["refresh_token"])
 
     def attempts(self, connection_id: int) -> Sequence[Any]:
         """Return the connection's ledger, oldest first."""

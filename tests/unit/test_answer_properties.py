@@ -118,12 +118,18 @@ evidences = st.builds(
     Evidence,
     st.just(NOW),
     st.booleans(),
+    moments,
     st.booleans(),
     st.builds(Guard, moments, moments),
     moments,
     st.booleans(),
     st.booleans(),
 )
+
+
+def refused_twice(evidence: Evidence) -> bool:
+    first = evidence.candidate_refused_at
+    return first is None or NOW - first >= PACE.confirm_after
 
 
 @given(before=standings, raw=answers, evidence=evidences, jitter=st.floats(0, 1, exclude_max=True))
@@ -142,6 +148,7 @@ def test_whatever_comes_a_verdict_is_the_second_word_of_invalid_grant_and_nothin
     assert before.suspect_since is not None
     assert NOW - before.suspect_since >= PACE.confirm_after
     assert (before.untried, evidence.untried, evidence.previous_untried) == (0, False, False)
+    assert refused_twice(evidence)
     assert evidence.witness or NOW - before.suspect_since >= PACE.confirm_alone_after
     assert evidence.guard.is_open or evidence.hard_expired or evidence.witness
     assert decision.withheld is None
@@ -162,6 +169,7 @@ def test_what_stands_against_a_confirmed_refusal_withholds_it_by_name_and_asks_a
     if judged.withheld is None:
         assert judged == decision
         assert (evidence.untried, evidence.previous_untried) == (False, False)
+        assert refused_twice(evidence)
         assert evidence.witness or (before.suspect_since and NOW - before.suspect_since >= PACE.confirm_alone_after)
         assert evidence.guard.is_open or evidence.hard_expired or evidence.witness
     else:

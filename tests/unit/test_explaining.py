@@ -169,11 +169,17 @@ def test_the_facts_name_who_and_how_and_the_support_number() -> None:
 
 
 def test_a_candidate_says_where_it_came_from_and_whether_it_was_tried() -> None:
-    story = Story(7, None, (), candidates=[Candidate("escrow", NOW, None), Candidate("salvage", NOW, NOW)])
+    candidates = [
+        Candidate("escrow", NOW, None, None),
+        Candidate("salvage", NOW, NOW, None),
+        Candidate("import", NOW, NOW, NOW + MINUTE),
+    ]
+    story = Story(7, None, (), candidates=candidates)
     told = [entry.words for entry in explaining.timeline(story)]
     assert told == [
         "A token that may be the live one was kept, found in the escrow in Redis: not tried yet.",
-        "A token that may be the live one was kept, read out of a broken answer: answered 2026-11-23 18:30:05.",
+        "A token that may be the live one was kept, read out of a broken answer: refused 2026-11-23 18:30:05.",
+        "A token that may be the live one was kept, from an import: settled by a success 2026-11-23 18:31:05.",
     ]
 
 
@@ -198,6 +204,7 @@ def test_a_suspect_that_nothing_protects_is_told_when_it_becomes_a_verdict() -> 
 def test_all_that_stands_against_a_verdict_is_told_with_its_end() -> None:
     everything = {
         "untried": True,
+        "candidate_refused_at": NOW,
         "witness": False,
         "guard": Guard(NOW - MINUTE),
         "epoch_since": NOW - HOUR,
@@ -209,6 +216,7 @@ def test_all_that_stands_against_a_verdict_is_told_with_its_end() -> None:
     assert "within a day, so that the row's token may be an old one; until 2026-11-24 17:30:05, in 23 h" in said
     assert "until `qbo-refresh guard release`, or 2026-11-24 00:14:05 if others work by then" in said
     assert "until one works, or 2026-11-23 18:59:05, in 29 min" in said
+    assert "refused only once so far; its second refusal counts from 2026-11-23 18:45:05, in 15 min" in said
     assert said.count(": it is presented first") == 2
 
 

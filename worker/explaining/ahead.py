@@ -42,6 +42,7 @@ class Prospect:
 
 _LIFTED: dict[Withheld, dict[str, Any]] = {
     Withheld.CANDIDATE: {"untried": False},
+    Withheld.REFUSED_ONCE: {"candidate_refused_at": None},
     Withheld.EPOCH: {"epoch_since": None},
     Withheld.GUARD: {"guard": Guard()},
     Withheld.WITNESS: {"witness": True},
@@ -150,6 +151,9 @@ def _until(withheld: Withheld, prospect: Prospect) -> str:
     match withheld:
         case Withheld.LEASE:
             return f": {long(pace.confirm_after)} are left for that"
+        case Withheld.REFUSED_ONCE:
+            again = (evidence.candidate_refused_at or row.at) + pace.confirm_after
+            return f"; its second refusal counts from {when(again, row.at)}"
         case Withheld.EPOCH:
             end = policy.waits_until(evidence.epoch_since, evidence.guard, now=row.at)
             return f"; until {when(end, row.at)}, or `qbo-refresh guard release`" if end else ""

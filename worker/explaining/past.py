@@ -94,6 +94,7 @@ def _facts(attempt: Attempt) -> str:
 WITHHELD = {
     "lease": "whoever held the lease before had not given it back, and might yet have come with the live token",
     "candidate": "a token that may be the live one has not been tried",
+    "refused_once": "a token that may be the live one has been refused only once so far",
     "epoch": "the database failed over or was restored within a day, so that the row's token may be an old one",
     "guard": "too many connections of the app were refused at once for it to be their customers' doing",
     "witness": "no other connection of the app has worked since, so that perhaps none would",
@@ -155,7 +156,11 @@ _SOURCES = {
 def _candidates(candidates: Iterable[Candidate]) -> Iterator[Entry]:
     for each in candidates:
         source = _SOURCES.get(each.source, each.source)
-        state = f"answered {exactly(each.tried_at)}" if each.tried_at else "not tried yet"
+        state = "not tried yet"
+        if each.settled_at:
+            state = f"settled by a success {exactly(each.settled_at)}"
+        elif each.tried_at:
+            state = f"refused {exactly(each.tried_at)}"
         yield Entry(each.received_at, f"A token that may be the live one was kept, {source}: {state}.")
 
 

@@ -29,6 +29,8 @@ class Withheld(StrEnum):
     """Nobody gave the lease back before: who held it may be frozen with the live token in hand."""
     CANDIDATE = "candidate"
     """A token that may be the live one has not been tried."""
+    REFUSED_ONCE = "refused_once"
+    """Such a token was refused, and not again CONFIRM_AFTER later: one refusal may be Intuit's mistake."""
     EPOCH = "epoch"
     """The database failed over or was restored within a day: the row's token may be an old one."""
     GUARD = "guard"
@@ -59,6 +61,8 @@ class Evidence:
     Attributes:
         now: The database's time.
         untried: A candidate has not been answered yet.
+        candidate_refused_at: When the candidate that was tried last was refused first; None if none was. The previous
+            token, which is tried after all else, does not count.
         witness: Another connection of the app was refreshed since this one's first refusal.
         guard: The app's.
         epoch_since: When the database changed last; None if it never did.
@@ -68,6 +72,7 @@ class Evidence:
 
     now: datetime
     untried: bool = False
+    candidate_refused_at: datetime | None = None
     witness: bool = False
     guard: Guard = Guard()
     epoch_since: datetime | None = None
@@ -78,10 +83,12 @@ class Evidence:
 def judge(decision: Decision, standing: Standing, evidence: Evidence, *, pace: Pace) -> Decision:
     """Return a verdict as it is, or what it becomes while something stands against it.
 
-    One that was given already stands; its connection is asked again at once if there is a candidate to ask about.
+    One that was given already stands; its connection is asked again soon if there is a candidate to ask about.
     """
     if not decision.is_verdict:
-        return replace(decision, next_refresh_in=timedelta(0)) if evidence.untried else decision
+        if evidence.untried:
+            return replace(decision, next_refresh_in=timedelta(0))
+        return replace(decision, next_refresh_in=pace.confirm_after) if _refused_once(evidence, pace) else decision
     withheld = _against(standing, evidence, pace=pace)
     if withheld is None:
         return decision
@@ -104,6 +111,8 @@ def _against(standing: Standing, evidence: Evidence, *, pace: Pace) -> Withheld 
     since = standing.suspect_since or evidence.now
     if evidence.untried:
         return Withheld.CANDIDATE
+    if _refused_once(evidence, pace):
+        return Withheld.REFUSED_ONCE
     if waits_until(evidence.epoch_since, evidence.guard, now=evidence.now) is not None:
         return Withheld.EPOCH
     persists = evidence.witness and evidence.now - since >= GUARD_PATIENCE
@@ -112,6 +121,11 @@ def _against(standing: Standing, evidence: Evidence, *, pace: Pace) -> Withheld 
     if not evidence.witness and evidence.now - since < pace.confirm_alone_after:
         return Withheld.WITNESS
     return Withheld.PREVIOUS if evidence.previous_untried else None
+
+
+def _refused_once(evidence: Evidence, pace: Pace) -> bool:
+    first = evidence.candidate_refused_at
+    return first is not None and evidence.now - first < pace.confirm_after
 
 
 def waits_until(epoch_since: datetime | None, guard: Guard, *, now: datetime) -> datetime | None:

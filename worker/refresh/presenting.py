@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def find_candidates(attempt: UnderWay) -> None:
-    """Find what is untried, with what the escrow holds if an earlier attempt may have left something there."""
+    """Find what is not settled, with what the escrow holds if an earlier attempt may have left something there."""
     by, claim = attempt.by, attempt.claim
     found = None
     if claim.standing.in_doubt or claim.standing.suspect_since is not None or claim.is_new_epoch:

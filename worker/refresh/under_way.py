@@ -32,7 +32,7 @@ class UnderWay:
     """One attempt under way.
 
     Attributes:
-        candidates: Those that were untried when it began.
+        candidates: Those that no success had settled when it began.
         escrow_silent: The escrow was asked and did not answer.
         posts: How many requests were sent.
         secret: The client secret used last.

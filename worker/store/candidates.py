@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from worker.attempt import Claim, Received
     from worker.database import Database
 
-# A token that the row already holds is no candidate, and one that was tried stays tried.
+# A token that the row already holds is no candidate, and one that was settled stays settled.
 _ADD = """
 INSERT INTO qbo.candidates (connection_id, grant_number, base_version, source, refresh_token, fingerprint)
 SELECT c.id, %(grant)s, %(base)s, %(source)s, %(token)s, %(fingerprint)s
@@ -71,11 +71,14 @@ def keep(db: Database, received: Received, source: Source) -> None:
             db.execute(_DUE_NOW, {"id": received.connection_id})
 
 
-def untried(db: Database, claim: Claim) -> Sequence[Candidate]:
-    """Return the grant's untried candidates, the one received last first."""
+def unsettled(db: Database, claim: Claim) -> Sequence[Candidate]:
+    """Return the grant's candidates that no success has settled, the one received last first.
+
+    A refused one is among them: if Intuit was wrong, it is the live token.
+    """
     rows = db.execute(
         "SELECT id, base_version, refresh_token, fingerprint FROM qbo.candidates"
-        " WHERE connection_id = %(id)s AND grant_number = %(grant)s AND tried_at IS NULL"
+        " WHERE connection_id = %(id)s AND grant_number = %(grant)s AND settled_at IS NULL"
         " ORDER BY received_at DESC, id DESC",
         {"id": claim.connection_id, "grant": claim.grant_number},
     )
@@ -83,13 +86,16 @@ def untried(db: Database, claim: Claim) -> Sequence[Candidate]:
 
 
 def refuse(db: Database, candidate_id: int) -> None:
-    """Note that Intuit has refused a candidate."""
-    db.execute("UPDATE qbo.candidates SET tried_at = now() WHERE id = %(id)s", {"id": candidate_id})
+    """Note that Intuit has refused a candidate. The first time counts: from then on a verdict waits for another."""
+    db.execute(
+        "UPDATE qbo.candidates SET tried_at = now() WHERE id = %(id)s AND tried_at IS NULL", {"id": candidate_id}
+    )
 
 
 def settle(db: Database, candidate_ids: Sequence[int]) -> None:
-    """Note that a success has settled these. They stay as tried: the escrow may bring the same tokens up again."""
+    """Note that a success has made these worthless. They stay: the escrow may bring the same tokens up again."""
     db.execute(
-        "UPDATE qbo.candidates SET tried_at = now() WHERE id = ANY (%(ids)s::bigint[]) AND tried_at IS NULL",
+        "UPDATE qbo.candidates SET settled_at = now(), tried_at = COALESCE(tried_at, now())"
+        " WHERE id = ANY (%(ids)s::bigint[]) AND settled_at IS NULL",
         {"ids": list(candidate_ids)},
     )

@@ -89,7 +89,8 @@ SELECT id, app_id, environment, client_id, status, grant_number, token_version, 
        is_new_epoch, is_taken_over,
        second_writer_at IS NULL AND known_fingerprint <> refresh_token_fingerprint AS is_foreign,
        EXISTS (SELECT FROM probe) AS probing,
-       EXISTS (SELECT FROM qbo.candidates x WHERE x.connection_id = claimed.id AND x.tried_at IS NULL) AS has_candidates
+       EXISTS (SELECT FROM qbo.candidates x WHERE x.connection_id = claimed.id AND x.settled_at IS NULL)
+           AS has_candidates
 FROM claimed
 """  # noqa: S608  # composed of constants
 # psycopg parses a statement of more than 4096 characters anew each time.

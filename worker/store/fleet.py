@@ -92,7 +92,8 @@ def take_over(db: Database, choice: Choice) -> int:
 _AT_REST = """
     c.frozen AND c.refresh_token IS NOT NULL AND c.lease_id IS NULL AND NOT c.in_doubt AND NOT EXISTS (
         SELECT FROM qbo.candidates x
-        WHERE x.connection_id = c.id AND x.grant_number = c.grant_number AND x.tried_at IS NULL)
+        WHERE x.connection_id = c.id AND x.grant_number = c.grant_number AND x.settled_at IS NULL
+          AND (x.tried_at IS NULL OR c.status <> 'needs_reauth'))
 """
 
 

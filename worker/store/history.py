@@ -132,6 +132,7 @@ class Candidate:
     source: str
     received_at: datetime
     tried_at: datetime | None
+    settled_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,8 @@ def story(db: Database, connection_id: int, *, limit: int | None) -> Story | Non
         _all(
             Candidate,
             db.execute(
-                "SELECT source, received_at, tried_at FROM qbo.candidates WHERE connection_id = %(id)s ORDER BY id",
+                "SELECT source, received_at, tried_at, settled_at FROM qbo.candidates"
+                " WHERE connection_id = %(id)s ORDER BY id",
                 values,
             ),
         ),

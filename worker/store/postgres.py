@@ -80,8 +80,8 @@ class PostgresStore:
         )
 
     def candidates(self, claim: Claim) -> Sequence[Candidate]:
-        """See `worker.store.candidates.untried`."""
-        return self._db.patiently(lambda: candidates.untried(self._db, claim), patience=self._pace.slack)
+        """See `worker.store.candidates.unsettled`."""
+        return self._db.patiently(lambda: candidates.unsettled(self._db, claim), patience=self._pace.slack)
 
     def add_candidate(self, received: Received, source: Source) -> None:
         """See `worker.store.candidates.keep`. Repeated until acknowledged."""

@@ -24,7 +24,7 @@ CROSS JOIN LATERAL (
 ) AS r LIMIT %(limit)s
 """
 _OLD_CANDIDATES = """
-SELECT id FROM qbo.candidates WHERE id > %(after)s AND tried_at < now() - %(keep)s::interval
+SELECT id FROM qbo.candidates WHERE id > %(after)s AND COALESCE(settled_at, tried_at) < now() - %(keep)s::interval
 ORDER BY id LIMIT %(limit)s
 """
 _OLD_EVENTS = """

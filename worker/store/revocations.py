@@ -58,7 +58,7 @@ FROM qbo.connections c CROSS JOIN LATERAL (
     SELECT c.refresh_token AS token WHERE c.refresh_token IS NOT NULL
     UNION ALL
     SELECT x.refresh_token FROM qbo.candidates x
-    WHERE x.connection_id = c.id AND x.grant_number = c.grant_number AND x.tried_at IS NULL
+    WHERE x.connection_id = c.id AND x.grant_number = c.grant_number AND x.settled_at IS NULL
 ) AS t
 WHERE c.id = %(id)s
 """

@@ -76,6 +76,8 @@ _EVIDENCE = """
 SELECT now() AS now, COALESCE(c.hard_expires_at <= now(), false) AS hard_expired, g.epoch_since,
        EXISTS (SELECT FROM qbo.candidates x WHERE x.connection_id = c.id AND x.grant_number = c.grant_number
                AND x.tried_at IS NULL) AS untried,
+       (SELECT max(x.tried_at) FROM qbo.candidates x WHERE x.connection_id = c.id AND x.grant_number = c.grant_number
+        AND x.settled_at IS NULL AND x.source <> 'previous') AS candidate_refused_at,
        c.previous_refresh_token IS NOT NULL
        AND c.previous_refresh_token_fingerprint IS DISTINCT FROM c.refresh_token_fingerprint AND NOT EXISTS (
            SELECT FROM qbo.candidates x WHERE x.connection_id = c.id AND x.grant_number = c.grant_number
@@ -99,6 +101,7 @@ def evidence(db: Database, claim: Claim) -> policy.Evidence | None:
     return policy.Evidence(
         now=row.now,
         untried=row.untried,
+        candidate_refused_at=row.candidate_refused_at,
         witness=row.witness,
         guard=_guard(db, claim, app, row.now),
         epoch_since=row.epoch_since,
@@ -120,6 +123,7 @@ def observe(db: Database, connection_id: int) -> policy.Evidence | None:
     return policy.Evidence(
         now=row.now,
         untried=row.untried,
+        candidate_refused_at=row.candidate_refused_at,
         witness=bool(row.witness),
         guard=policy.Guard(app.guard_tripped_at, app.guard_released_at),
         epoch_since=row.epoch_since,

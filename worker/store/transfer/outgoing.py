@@ -68,7 +68,7 @@ SELECT c.id, a.environment, a.client_id, c.label, c.status, c.grant_number, c.re
        c.token_obtained_at, c.access_expires_at, c.refresh_expires_at, c.hard_expires_at, c.frozen,
        c.lease_id IS NOT NULL OR c.in_doubt OR EXISTS (
            SELECT FROM qbo.candidates x WHERE x.connection_id = c.id AND x.grant_number = c.grant_number
-             AND x.tried_at IS NULL) AS unsettled,
+             AND x.settled_at IS NULL AND (x.tried_at IS NULL OR c.status <> 'needs_reauth')) AS unsettled,
        ARRAY(SELECT e.external_id FROM qbo.external_ids e WHERE e.connection_id = c.id ORDER BY 1) AS external_ids
 FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id
 WHERE c.id = ANY (%(ids)s::bigint[]) AND c.refresh_token IS NOT NULL ORDER BY c.id

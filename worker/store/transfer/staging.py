@@ -226,7 +226,7 @@ WHERE c.id = l.connection_id AND c.grant_number = l.grant_number AND l.action = 
   AND c.refresh_token_fingerprint IS DISTINCT FROM l.fingerprint
   AND (c.token_obtained_at IS NULL OR c.token_obtained_at < l.token_obtained_at)
   AND NOT EXISTS (SELECT FROM qbo.candidates x
-                  WHERE x.connection_id = c.id AND x.grant_number = c.grant_number AND x.tried_at IS NULL)
+                  WHERE x.connection_id = c.id AND x.grant_number = c.grant_number AND x.settled_at IS NULL)
   AND NOT EXISTS (SELECT FROM import_refusals r WHERE r.line = l.line)
   AND NOT EXISTS (SELECT FROM import_further f WHERE f.line = l.line)
 """
