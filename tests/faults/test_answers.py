@@ -11,11 +11,16 @@ import pytest
 
 from qbo_refresh.status import Outcome
 from tests.support.attempts import FORCED
+from worker import clock
 from worker.attempt import Trigger
 from worker.refresh import Refresher, Result, refresh
+from worker.store import dispatch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.fleet import Connected, Fleet
+    from worker.runtime import Runtime
 
 LATER = timedelta(minutes=5)
 
@@ -122,31 +127,36 @@ def test_row_11_the_same_token_again_is_a_success(fleet: Fleet, refresher: Refre
     assert fleet.holds_the_live_token(connected)
 
 
+ROLLING, HARD = "x_refresh_token_expires_in", "x_refresh_token_hard_expires_in"
+LIFETIMES = {"expires_in": timedelta(hours=1), ROLLING: timedelta(days=100), HARD: timedelta(days=1825)}
+
+
 @pytest.mark.parametrize(
-    ("fields", "clamped"),
+    ("fields", "kept"),
     [
-        ({"expires_in": "3600", "x_refresh_token_expires_in": "8640000"}, False),
-        ({"expires_in": 0}, True),
-        ({"expires_in": -1}, True),
-        ({"expires_in": 1e12}, True),
-        ({"expires_in": None}, True),
-        ({"x_refresh_token_expires_in": 1e12}, True),
-        ({"x_refresh_token_hard_expires_in": -1}, True),
-        ({"x_refresh_token_hard_expires_in": 0}, True),
+        ({"expires_in": "3600", ROLLING: "8640000", HARD: "157680000"}, {}),
+        ({"expires_in": 0}, {"expires_in": timedelta(minutes=1)}),
+        ({"expires_in": -1}, {"expires_in": timedelta(minutes=1)}),
+        ({"expires_in": 1e12}, {"expires_in": timedelta(days=1)}),
+        ({"expires_in": "1e12"}, {"expires_in": timedelta(days=1)}),
+        ({"expires_in": None}, {"expires_in": timedelta(minutes=1)}),
+        ({ROLLING: 1e12}, {ROLLING: timedelta(days=1825)}),
+        ({ROLLING: 0}, {ROLLING: None}),
+        ({HARD: -1}, {HARD: None}),
+        ({HARD: 0}, {HARD: None}),
     ],
 )
-def test_row_11_tokens_with_absurd_lifetimes_are_saved_with_sane_ones(
-    fleet: Fleet, refresher: Refresher, fields: dict[str, Any], *, clamped: bool
+def test_row_11_tokens_with_absurd_lifetimes_are_saved_with_sane_ones_and_it_is_reported(
+    fleet: Fleet, refresher: Refresher, fields: dict[str, Any], kept: dict[str, timedelta | None]
 ) -> None:
     (connected,) = fleet.connect()
-    fleet.simulator.fault("override", fields=fields, count=1)
-    result = sweep(refresher, connected)
-    assert (result.outcome, result.reason) == (Outcome.REFRESHED, "lifetimes_clamped" if clamped else None)
+    fleet.simulator.fault("override", fields={ROLLING: 8640000, HARD: 157680000} | fields, count=1)
+    assert sweep(refresher, connected).outcome is Outcome.REFRESHED
+    assert fleet.outcomes(connected.id) == [("refreshed", "lifetimes_clamped" if kept else None)]
     assert fleet.holds_the_live_token(connected)
     row = fleet.row(connected.id)
-    assert timedelta(minutes=1) <= row.access_expires_at - row.token_obtained_at <= timedelta(days=1)
-    for moment in (row.refresh_expires_at, row.hard_expires_at):
-        assert moment is None or timedelta(0) < moment - row.token_obtained_at <= timedelta(days=1826)
+    ends = (row.access_expires_at, row.refresh_expires_at, row.hard_expires_at)
+    assert [end and end - row.token_obtained_at for end in ends] == list((LIFETIMES | kept).values())
 
 
 @pytest.mark.parametrize(
@@ -193,41 +203,67 @@ def test_row_13_a_redirect_to_the_endpoint_itself_sends_the_token_no_second_time
     assert fleet.simulator.check().refreshes == 1
 
 
+IN_2099 = format_datetime(datetime(2099, 1, 1, tzinfo=UTC), usegmt=True)
+NO_DATE = "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"
+
+
+def in_two_minutes() -> str:
+    return format_datetime(clock.now() + timedelta(minutes=2), usegmt=True)
+
+
+def assert_the_app_pauses(fleet: Fleet, workers: list[Runtime], connected: Connected, pause_s: int) -> None:
+    """Nobody asks for it, no worker, no sweep and no forced caller, until the pause is over."""
+    calls = fleet.simulator.check().calls
+    for left_s in (pause_s, 5):
+        fleet.let_pass(timedelta(seconds=0 if left_s == pause_s else pause_s - 5))
+        for worker in workers:
+            assert sweep(worker.refresher, connected).outcome is Outcome.SKIPPED
+            forced = refresh(worker.refresher, connected.id, trigger=Trigger.ADHOC, freshness=FORCED)
+            assert forced.reason == "throttled"
+        assert dispatch.open_apps(fleet.db, workers[0].keys) == ([], [])
+    assert fleet.simulator.check().calls == calls
+    fleet.let_pass(timedelta(seconds=10))
+    assert sweep(workers[1].refresher, connected).outcome is Outcome.REFRESHED
+
+
 @pytest.mark.parametrize(
     ("retry_after", "pause_s"),
     [
         (None, 60),
         ("30", 30),
-        (format_datetime(datetime(2099, 1, 1, tzinfo=UTC), usegmt=True), 900),
+        (in_two_minutes, 120),
+        (IN_2099, 900),
         ("31536000", 900),
         ("soon", 60),
-        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", 60),
+        (NO_DATE, 60),
     ],
 )
 def test_row_14_a_429_pauses_the_whole_app_within_bounds(
-    fleet: Fleet, refresher: Refresher, retry_after: str | None, pause_s: int
+    fleet: Fleet,
+    start_worker: Callable[..., Runtime],
+    retry_after: str | Callable[[], str] | None,
+    pause_s: int,
 ) -> None:
     first, second = fleet.connect(2)
-    fleet.simulator.fault("throttled", retry_after=retry_after)
-    assert sweep(refresher, first).reason == "throttled"
-    assert sweep(refresher, second).outcome is Outcome.SKIPPED
-    assert refresh(refresher, second.id, trigger=Trigger.ADHOC, freshness=FORCED).reason == "throttled"
-    assert fleet.simulator.check().calls == 1
+    workers = [start_worker(), start_worker()]
+    fleet.simulator.fault("throttled", retry_after=retry_after() if callable(retry_after) else retry_after, count=1)
+    assert sweep(workers[0].refresher, first).reason == "throttled"
     assert (fleet.row(first.id).in_doubt, fleet.row(first.id).lease_id) == (False, None)
-    fleet.simulator.clear_faults()
-    fleet.let_pass(timedelta(seconds=pause_s - 5))
-    assert sweep(refresher, second).outcome is Outcome.SKIPPED
-    fleet.let_pass(timedelta(seconds=10))
-    assert sweep(refresher, second).outcome is Outcome.REFRESHED
+    assert_the_app_pauses(fleet, workers, second, pause_s)
 
 
-def test_row_14_a_503_with_retry_after_is_in_doubt_and_pauses_the_app(fleet: Fleet, refresher: Refresher) -> None:
+@pytest.mark.parametrize(
+    ("retry_after", "pause_s"), [("600", 600), (in_two_minutes, 120), (IN_2099, 900), ("31536000", 900)]
+)
+def test_row_14_a_503_with_retry_after_is_in_doubt_and_pauses_the_app(
+    fleet: Fleet, start_worker: Callable[..., Runtime], retry_after: str | Callable[[], str], pause_s: int
+) -> None:
     first, second = fleet.connect(2)
-    fleet.simulator.fault("unavailable", retry_after="600", count=1)
-    assert_in_doubt_until_the_lease_is_over(fleet, refresher, first)
-    assert sweep(refresher, second).outcome is Outcome.SKIPPED
-    fleet.let_pass(timedelta(minutes=11))
-    assert sweep(refresher, second).outcome is Outcome.REFRESHED
+    workers = [start_worker(), start_worker()]
+    text = retry_after() if callable(retry_after) else retry_after
+    fleet.simulator.fault("unavailable", retry_after=text, count=1)
+    assert_in_doubt_until_the_lease_is_over(fleet, workers[0].refresher, first)
+    assert_the_app_pauses(fleet, workers, second, pause_s)
 
 
 @pytest.mark.parametrize("status", [408, 500, 502, 503, 504])

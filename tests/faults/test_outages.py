@@ -13,6 +13,7 @@ from qbo_refresh.status import Outcome
 from tests.support.fleet import Connected, Fleet
 from tests.support.proxy import FaultProxy
 from tests.support.seams import with_seam
+from tests.support.sweeping import Minutes
 from tests.support.waiting import wait_until
 from worker.attempt import Trigger
 from worker.database import Database
@@ -46,17 +47,24 @@ def execute(url: str, statement: str) -> None:
 
 
 @pytest.mark.parametrize("fault", [{"kind": "unavailable"}, {"kind": "answer", "status": 500}, {"kind": "drop"}])
-def test_row_16_after_an_outage_of_six_hours_everybody_is_refreshed_and_nobody_reconnects(
-    fleet: Fleet, refresher: Refresher, fault: dict[str, object]
+def test_row_16_after_an_outage_of_six_hours_everybody_is_refreshed_at_the_capped_rate_and_nobody_reconnects(
+    fleet: Fleet, start_worker: Callable[..., Runtime], fault: dict[str, object]
 ) -> None:
-    connected = fleet.connect(6)
+    # Fails with a sweep that knows no budget: seen, all nine in the first minute.
+    connected = fleet.connect(9)
+    minutes = Minutes(fleet, start_worker(), per_minute=3)
     outage = fleet.simulator.fault(**fault)  # type: ignore[arg-type]  # its options
-    for _ in range(6):
-        assert {sweep(refresher, each).outcome for each in connected} == {Outcome.DEFERRED}
-        fleet.let_pass(timedelta(minutes=61), at_intuit=True)
+    tried = [len(minutes.one()) for _ in range(3)]
+    for _ in range(5):
+        fleet.let_pass(timedelta(minutes=72), at_intuit=True)
+        tried.append(len(minutes.one()))
+    assert tried == [3] * 8
+    assert {row.outcome for each in connected for row in fleet.attempts(each.id)} == {"deferred"}
     fleet.simulator.clear_fault(outage)
-    assert {sweep(refresher, each).outcome for each in connected} == {Outcome.REFRESHED}
-    assert fleet.statuses(connected) == {"active": 6}
+    fleet.let_pass(timedelta(minutes=76))  # as if beat had been away as well: all are due at once
+    after = [[result.outcome for result in minutes.one()] for _ in range(4)]
+    assert after == [[Outcome.REFRESHED] * 3] * 3 + [[]]
+    assert fleet.statuses(connected) == {"active": 9}
     assert all(fleet.holds_the_live_token(each) for each in connected)
     assert all(fleet.events(each.id) == [] for each in connected)
 

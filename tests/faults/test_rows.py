@@ -9,6 +9,7 @@ from qbo_refresh import sealing
 from qbo_refresh.sealing import Field
 from qbo_refresh.secret import Secret
 from qbo_refresh.status import Outcome
+from tests.support.sweeping import Minutes
 from worker.attempt import Trigger
 from worker.refresh import Refresher, Result, refresh
 
@@ -23,48 +24,37 @@ def sweep(by: Refresher, connected: Connected) -> Result:
     return refresh(by, connected.id, trigger=Trigger.SWEEP)
 
 
-def put_token(fleet: Fleet, connection_id: int, blob: bytes) -> None:
-    fleet.update(connection_id, "refresh_token = %(blob)s", blob=blob)
+POISON = (b"", b"\x00", b"\x01\x04test" + bytes(60), b"x" * 10_000)
 
 
-def assert_unreadable_alone(fleet: Fleet, by: Refresher, odd: Connected, well: Connected) -> None:
-    for _ in range(3):
-        assert sweep(by, odd).outcome is Outcome.UNREADABLE
-        row = fleet.row(odd.id)
-        assert (row.status, row.lease_id) == ("active", None)
-        assert timedelta(minutes=59) < row.wait <= timedelta(hours=1)
-        fleet.let_pass(timedelta(minutes=61))
-    assert fleet.events(odd.id) == ["row.unreadable"], "told once"
-    assert sweep(by, well).outcome is Outcome.REFRESHED
-    assert fleet.state(odd).calls == 0
-
-
-def test_row_27_a_blob_of_another_row_does_not_open_and_the_others_go_on(fleet: Fleet, refresher: Refresher) -> None:
-    odd, well = fleet.connect(2)
-    put_token(fleet, odd.id, fleet.seal(well.id, well.refresh_token))
-    assert_unreadable_alone(fleet, refresher, odd, well)
-
-
-def test_row_27_a_blob_of_another_column_does_not_open(fleet: Fleet, refresher: Refresher) -> None:
-    odd, well = fleet.connect(2)
-    place = fleet.place(odd.id, Field.ACCESS_TOKEN)
-    put_token(fleet, odd.id, fleet.keyring.seal(Secret(odd.refresh_token), place))
-    assert_unreadable_alone(fleet, refresher, odd, well)
-
-
-@pytest.mark.parametrize(
-    "blob", [b"", b"\x00", b"\x01\x04test" + bytes(60), b"x" * 10_000], ids=["empty", "short", "forged", "long"]
-)
-def test_row_27_a_poison_row_is_unreadable_alone(fleet: Fleet, refresher: Refresher, blob: bytes) -> None:
-    odd, well = fleet.connect(2)
-    put_token(fleet, odd.id, blob)
-    assert_unreadable_alone(fleet, refresher, odd, well)
-
-
-def test_row_27_a_row_without_a_token_is_unreadable_alone(fleet: Fleet, refresher: Refresher) -> None:
-    odd, well = fleet.connect(2)
-    fleet.update(odd.id, "refresh_token = NULL")
-    assert_unreadable_alone(fleet, refresher, odd, well)
+def test_row_27_moved_blobs_and_poison_rows_in_a_batch_of_200_are_unreadable_alone_and_the_others_go_on(
+    fleet: Fleet, start_worker: Callable[..., Runtime]
+) -> None:
+    connected = fleet.connect(200)
+    odd, well = connected[: len(POISON) + 3], connected[len(POISON) + 3 :]
+    access = fleet.place(odd[0].id, Field.ACCESS_TOKEN)
+    blobs = [
+        fleet.keyring.seal(Secret(odd[0].refresh_token), access),  # of another column
+        fleet.seal(well[0].id, well[0].refresh_token),  # of another row
+        None,
+        *POISON,
+    ]
+    for each, blob in zip(odd, blobs, strict=True):
+        fleet.update(each.id, "refresh_token = %(blob)s, next_refresh_at = now() - interval '1 hour'", blob=blob)
+    minutes = Minutes(fleet, start_worker(), per_minute=200)
+    results = minutes.one()
+    assert [result.outcome for result in results] == [Outcome.UNREADABLE] * 7 + [Outcome.REFRESHED] * 193, (
+        "odd ones first"
+    )
+    assert fleet.db.execute("SELECT count(*) AS n FROM qbo.connections WHERE token_version = 2").one().n == 193
+    for _ in range(2):
+        assert minutes.one() == [], "an hour later"
+        fleet.let_pass(timedelta(minutes=59))
+        assert [result.outcome for result in minutes.one()] == [Outcome.UNREADABLE] * 7
+    for each in odd:
+        assert (fleet.row(each.id).status, fleet.row(each.id).lease_id) == ("active", None)
+        assert fleet.events(each.id) == ["row.unreadable"], "told once"
+        assert fleet.state(each).calls == 0
 
 
 def test_row_27_a_missing_key_is_nobodys_reconnect_and_heals_when_it_is_back(

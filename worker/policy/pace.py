@@ -41,8 +41,12 @@ class Pace:
 
     @property
     def probe_every(self) -> timedelta:
-        """Return how often one connection is let through to try a blocked secret: a minute by default."""
-        return self.backoff
+        """Return how long a blocked secret rests between two tries: 45 s by default.
+
+        It is tried by one connection a sweep, so once a minute. A message is taken a moment after its sweep began: a
+        rest of a whole minute would not be over when the next one looks, and every second sweep would try nothing.
+        """
+        return self.backoff * 3 / 4
 
     @property
     def horizon(self) -> timedelta:
