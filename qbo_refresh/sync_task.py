@@ -95,8 +95,10 @@ class SyncTask(Task):  # type: ignore[type-arg]  # generic in the stubs alone
 
     def _show_ignored(self, reason: str) -> None:
         """Have Flower and the result backend show the state: Celery itself leaves an ignored run at STARTED."""
-        with contextlib.suppress(OperationalError):
-            # Flower shows a result, and no field that it does not know.
-            self.send_event("task-ignored", retry=False, reason=reason, result=reason)
+        # An eager run has no worker that Flower knows, and in a host's tests no broker: each try would take seconds.
+        if not self.request.is_eager:
+            with contextlib.suppress(OperationalError):
+                # Flower shows a result, and no field that it does not know.
+                self.send_event("task-ignored", retry=False, reason=reason, result=reason)
         if not (self.ignore_result or self.request.ignore_result or self.request.chord):
             self.update_state(state=IGNORED, meta={"reason": reason})

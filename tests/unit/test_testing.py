@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -58,9 +59,11 @@ def test_a_paused_run_is_ignored_and_counted_in_eager_mode_too(connections: Fake
             connections.pause(7, "operator")
         qbo_refresh.access_token(connection_id)
 
+    began = time.monotonic()
     assert sync.apply(args=(7,)).state == "SUCCESS"
     assert {str(sync.apply(args=(7,)).state) for _ in range(2)} == {"IGNORED"}
     assert (ran, connections.missed) == ([7, 7], {7: 2})
+    assert time.monotonic() - began < 3, "no broker is looked for: that took four seconds a run"
     with pytest.raises(SyncPaused):
         sync(7)
     connections.resume(7)
