@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qbo_refresh.access import access_token, ensure_syncable, events, reject, with_access_token
     from qbo_refresh.authorizing import Connected, authorize_url, complete
     from qbo_refresh.configuration import configure
+    from qbo_refresh.ending import disconnect, disconnect_hint
     from qbo_refresh.errors import (
         ConfigurationError,
         ConsentFailed,
@@ -33,6 +34,7 @@ _HOMES = {
     "access": ("access_token", "ensure_syncable", "events", "reject", "with_access_token"),
     "authorizing": ("Connected", "authorize_url", "complete"),
     "configuration": ("configure",),
+    "ending": ("disconnect", "disconnect_hint"),
     "errors": (
         "ConfigurationError",
         "ConsentFailed",
@@ -68,6 +70,8 @@ __all__ = [
     "authorize_url",
     "complete",
     "configure",
+    "disconnect",
+    "disconnect_hint",
     "ensure_syncable",
     "events",
     "reject",

@@ -120,7 +120,11 @@ def begin(
     redirect_url: str,
 ) -> str:
     """Do what `authorize_url` does, with a redirect URL of the caller's."""
-    consent_state.check(session)
+    if not consent_state.is_long_enough(session):
+        raise ValueError(
+            "session_nonce must be a random string of 16 characters or more that the browser's session keeps:"
+            " secrets.token_urlsafe() makes one."
+        )
     nonce = secrets.token_bytes(24)
     state, key_id = consent_state.signed(config, nonce, session)
     try:
@@ -193,7 +197,8 @@ def accept(config: Configuration, code: str, state: str, realm_id: str, session_
 
 
 def _accept(config: Configuration, brought: _Brought) -> int:
-    consent_state.check(brought.session)
+    if not consent_state.is_long_enough(brought.session):  # a browser that comes without its session, mostly
+        raise InvalidState("session")
     nonce, key_id = consent_state.verified(config, brought.state, brought.session)
     if not (_CODE.fullmatch(brought.code.reveal()) and _REALM.fullmatch(brought.realm_id.reveal())):
         raise InvalidState("malformed")

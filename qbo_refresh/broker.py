@@ -1,4 +1,4 @@
-"""Asking the worker, over the broker, for a refresh or an exchange. A message holds an id; no answer is waited for."""
+"""Asking the worker, over the broker: a refresh, an exchange, an end. A message holds an id; nothing is waited for."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Names of the worker's, which a host's process does not import.
 REFRESH_CONNECTION = "worker.tasks.refresh_connection"
 EXCHANGE = "worker.tasks.exchange"
+DISCONNECT = "worker.tasks.disconnect"
+DISCONNECT_HINT = "worker.tasks.disconnect_hint"
 ADHOC = "qbo.adhoc"
 # As the worker declares it, whatever the host's app says of queues that it does not know.
 _QUEUE: Any = Queue(ADHOC, Exchange(ADHOC, type="direct"), routing_key=ADHOC)
@@ -74,7 +76,7 @@ def _ask(app: Celery, connection_id: int, min_ttl_s: float | None) -> None:
     send(app, REFRESH_CONNECTION, connection_id, max_age=ONCE_IN.total_seconds(), min_ttl=min_ttl_s)
 
 
-def send(app: Celery, task: str, row_id: int, **options: float | None) -> None:
+def send(app: Celery, task: str, row_id: int, **options: float | str | None) -> None:
     """Send a message, within seconds or not at all, on a connection of its own: the host's may retry for ever."""
     bounded = dict(_BOUNDED)
     with app.connection_for_write() as known:

@@ -25,13 +25,9 @@ def digest(*parts: Secret) -> bytes:
     return hashlib.sha256("\x00".join(part.reveal() for part in parts).encode()).digest()
 
 
-def check(session: Secret) -> None:
-    """Raise ValueError if a session's string is too short to be a secret."""
-    if len(session.reveal()) < _SHORTEST_SESSION_NONCE:
-        raise ValueError(
-            f"session_nonce must be a random string of {_SHORTEST_SESSION_NONCE} characters or more that the browser's"
-            " session keeps: secrets.token_urlsafe() makes one."
-        )
+def is_long_enough(session: Secret) -> bool:
+    """Tell whether a session's string can be a secret."""
+    return len(session.reveal()) >= _SHORTEST_SESSION_NONCE
 
 
 def nonce_hash(nonce: bytes) -> bytes:

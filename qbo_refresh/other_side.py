@@ -1,4 +1,4 @@
-"""What the calls of a host need of the worker's side: the rows to read, and the one message to send.
+"""What the calls of a host need of the worker's side: the rows to read, and the messages to send.
 
 `here()` returns the real one, on PostgreSQL and the broker, or the fake that a host's tests have put in its place.
 """
@@ -60,6 +60,12 @@ class OtherSide(Protocol):
     def asker(self) -> Callable[[int, float | None], None]:
         """Return what asks for a refresh (connection id, min_ttl in seconds); it may be called in another thread."""
 
+    def disconnect(self, connection_id: int, external_id: str | None) -> None:
+        """Ask for the end of a connection, or of one external id; raises whatever a broker does that is away."""
+
+    def disconnect_hint(self, connection_id: int) -> None:
+        """Ask whether its grant still lives; raises as `disconnect`."""
+
     def count_missed(self, connection_id: int) -> None:
         """Note that a run of the connection's syncs was skipped."""
 
@@ -88,6 +94,16 @@ class _Real:
         from qbo_refresh import broker  # noqa: PLC0415  # Celery is imported by who needs it
 
         return broker.asker()
+
+    def disconnect(self, connection_id: int, external_id: str | None) -> None:
+        from qbo_refresh import broker  # noqa: PLC0415  # as above
+
+        broker.send(broker.app(), broker.DISCONNECT, connection_id, external_id=external_id)
+
+    def disconnect_hint(self, connection_id: int) -> None:
+        from qbo_refresh import broker  # noqa: PLC0415  # as above
+
+        broker.send(broker.app(), broker.DISCONNECT_HINT, connection_id)
 
     def count_missed(self, connection_id: int) -> None:
         database().rows(_COUNT_MISSED, {"id": connection_id})

@@ -31,6 +31,9 @@ API_URLS = {
     "production": "https://quickbooks.api.intuit.com",
     "sandbox": "https://sandbox-quickbooks.api.intuit.com",
 }
+# What `run --embedded` leaves in a directory of this name, unless another one is given, for other commands to be told.
+EMBEDDED = Path(".qbo-refresh")
+CREDENTIALS, KEYS = "credentials.env", "keys.env"
 _INTUIT_HOSTS = frozenset(
     {"oauth.platform.intuit.com", "developer.api.intuit.com", "appcenter.intuit.com"}
     | {url.removeprefix("https://") for url in API_URLS.values()}
@@ -161,9 +164,10 @@ class Settings(BaseSettings):
         if migration and self.migration_database_url is not None:
             name, url = "MIGRATION_DATABASE_URL", self.migration_database_url
         if url is None:
-            raise SettingsError(
+            raise _unset(
                 "DATABASE_URL is not set: point it at PostgreSQL (postgresql://user:password@host/name),"
-                " or use `qbo-refresh run --embedded` to try without one."
+                " or use `qbo-refresh run --embedded` to try without one",
+                kept_in=CREDENTIALS,
             )
         scheme, separator, rest = url.get_secret_value().partition("://")
         if not separator or scheme.partition("+")[0] not in {"postgres", "postgresql"}:
@@ -178,7 +182,9 @@ class Settings(BaseSettings):
             SettingsError: It is missing, or is no such URL.
         """
         if self.redis_url is None:
-            raise SettingsError("REDIS_URL is not set: point it at Redis or Valkey (redis://:password@host:6379/0).")
+            raise _unset(
+                "REDIS_URL is not set: point it at Redis or Valkey (redis://:password@host:6379/0)", kept_in=CREDENTIALS
+            )
         url = self.redis_url.get_secret_value()
         if url.partition("://")[0] not in {"redis", "rediss"}:
             raise SettingsError("REDIS_URL is not a Redis URL: it must begin with redis:// or rediss://.")
@@ -216,7 +222,9 @@ class Settings(BaseSettings):
         if self.token_keys is not None:
             return self.token_keys.get_secret_value()
         if self.token_keys_file is None:
-            raise SettingsError("TOKEN_KEYS is not set: make keys with `qbo-refresh keys new` and keep them safe.")
+            raise _unset(
+                "TOKEN_KEYS is not set: make keys with `qbo-refresh keys new` and keep them safe", kept_in=KEYS
+            )
         try:
             return self.token_keys_file.read_text()
         except (OSError, UnicodeDecodeError) as error:
@@ -230,7 +238,9 @@ class Settings(BaseSettings):
             SettingsError, BadKeys: LOOKUP_KEY is missing or malformed.
         """
         if self.lookup_key is None:
-            raise SettingsError("LOOKUP_KEY is not set: make one with `qbo-refresh keys new`; it is never rotated.")
+            raise _unset(
+                "LOOKUP_KEY is not set: make one with `qbo-refresh keys new`; it is never rotated", kept_in=KEYS
+            )
         return Lookup.from_text(self.lookup_key.get_secret_value())
 
     def apps(self) -> tuple[App, ...]:
@@ -282,6 +292,13 @@ class Settings(BaseSettings):
         if url is None and _is_loopback(self.intuit_token_url):
             url = urlsplit(self.intuit_token_url)._replace(path="", query="", fragment="").geturl()
         return API_URLS if url is None else dict.fromkeys(API_URLS, url.rstrip("/"))
+
+
+def _unset(sentence: str, *, kept_in: str) -> SettingsError:
+    """Return the error for a missing variable. It names the file that has it where `run --embedded` was tried."""
+    kept = EMBEDDED / kept_in
+    here = f" (`run --embedded` has left it in {kept}: `set -a; . {kept}`)" if kept.is_file() else ""
+    return SettingsError(f"{sentence}{here}.")
 
 
 def _check_address(name: str, url: str) -> None:

@@ -39,12 +39,14 @@ class FakeConnections:
     Attributes:
         asked: The connections for which a refresh was asked, in order.
         missed: Connection → how many of its runs a SyncTask has skipped.
+        hinted: The connections for which `disconnect_hint` asked, in order.
     """
 
     def __init__(self) -> None:
         self.keyring = Keyring({"fake": {"client": os.urandom(32)}})
         self.asked: list[int] = []
         self.missed: dict[int, int] = {}
+        self.hinted: list[int] = []
         self._standings: dict[int, Standing] = {}
         self._names: dict[str, int] = {}
         self._failing: dict[int, str] = {}
@@ -127,6 +129,21 @@ class FakeConnections:
     def asker(self) -> Callable[[int, float | None], None]:
         """Return what asks for a refresh; for the calls."""
         return self._ask
+
+    def disconnect(self, connection_id: int, external_id: str | None) -> None:
+        """End a connection, or one of several external ids of it; for the call of that name."""
+        with self._lock:
+            mine = [name for name, its in self._names.items() if its == connection_id and name.startswith("external:")]
+            if external_id is not None and len(mine) > 1:
+                del self._names[f"external:{external_id}"]
+            else:
+                self._standings[connection_id] = replace(self.read(connection_id), holds=())
+                self.pause(connection_id, Hold.DISCONNECTED)
+
+    def disconnect_hint(self, connection_id: int) -> None:
+        """Note that it was asked for; for the call of that name."""
+        with self._lock:
+            self.hinted.append(connection_id)
 
     def count_missed(self, connection_id: int) -> None:
         """Note that a run was skipped; for SyncTask."""

@@ -272,3 +272,40 @@ def test_errors_come_through_pickle_and_through_celerys_json(error: QboRefreshEr
     again = backend.exception_to_python(backend.prepare_exception(error, "json"))
     assert (type(again), str(again)) == (type(error), str(error))
     assert str(error).endswith(".")
+
+
+def test_what_the_broker_cannot_take_is_not_ended(fleet: Fleet, connected: Connected) -> None:
+    for call in (qbo_refresh.disconnect, qbo_refresh.disconnect_hint):
+        with pytest.raises(TemporarilyUnavailable) as unavailable:
+            call(connected.id)
+        assert unavailable.value.reason == "broker_unavailable"
+        with pytest.raises(UnknownConnection):
+            call("external:nobody")
+    assert fleet.row(connected.id).status == "active"
+
+
+def test_who_ends_a_connection_waits_for_the_worker_but_not_for_ever(
+    fleet: Fleet, connected: Connected, environment: dict[str, str]
+) -> None:
+    with configured(environment, broker_url=environment["REDIS_URL"]):
+        with pytest.raises(TemporarilyUnavailable) as unavailable:
+            qbo_refresh.disconnect(connected.id, timeout=timedelta(seconds=0.1))
+        assert unavailable.value.reason == "no_answer"
+        fleet.update(connected.id, "status = 'disconnected'")
+        qbo_refresh.disconnect(connected.id, timeout=0)
+
+
+def test_a_name_of_another_connection_does_not_leave_this_one(fleet: Fleet, connected: Connected) -> None:
+    (other,) = fleet.connect()
+    fleet.db.execute(
+        "INSERT INTO qbo.external_ids (external_id, connection_id) VALUES ('acme-1', %(id)s)", {"id": other.id}
+    )
+    with pytest.raises(UnknownConnection, match="has no external id 'acme-1'"):
+        qbo_refresh.disconnect(connected.id, external_id="acme-1")
+
+
+def test_the_disconnect_urls_visitors_ask_nothing_within_a_minute_of_an_attempt(
+    fleet: Fleet, connected: Connected
+) -> None:
+    fleet.update(connected.id, "attempt_began_at = now() - interval '50 s'")
+    qbo_refresh.disconnect_hint(connected.id)  # with a broker that is away: nothing is sent

@@ -154,6 +154,27 @@ def test_a_session_nonce_that_anybody_could_guess_is_refused(nonce: str) -> None
         qbo_refresh.authorize_url("external:new", nonce)
 
 
+@pytest.mark.parametrize("nonce", ["", None])
+def test_a_browser_that_comes_back_without_its_session_is_told_to_start_again(
+    fleet: Fleet, consents: Consents, nonce: str
+) -> None:
+    (connected,) = fleet.connect()
+    brought = consents.consent(connected.id, connected.realm_id)
+    with pytest.raises(InvalidState) as raised:
+        qbo_refresh.complete(brought.code, brought.state, connected.realm_id, nonce)
+    assert raised.value.reason == "session"
+
+
+@pytest.mark.parametrize("missing", range(3))
+def test_a_callback_that_lacks_a_part_of_its_query_is_refused(fleet: Fleet, consents: Consents, missing: int) -> None:
+    (connected,) = fleet.connect()
+    arguments = list(consents.consent(connected.id, connected.realm_id).arguments())
+    arguments[missing] = ""
+    with pytest.raises(InvalidState) as raised:
+        qbo_refresh.complete(*arguments)
+    assert raised.value.reason == "malformed"
+
+
 @pytest.mark.usefixtures("consents")
 @pytest.mark.parametrize("name", [7, "7", "realm:1", ""])
 def test_a_link_for_what_is_not_there_is_refused(name: int | str) -> None:

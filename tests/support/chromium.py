@@ -66,6 +66,11 @@ class Chromium:
         """Where the tab is."""
         return str(self._evaluate("location.href"))
 
+    @property
+    def referrer(self) -> str:
+        """Where the tab said that it had come from."""
+        return str(self._evaluate("document.referrer"))
+
     def open(self, address: str) -> None:
         """Go there, and wherever that leads."""
         failed = self._ask("Page.navigate", url=address).get("errorText")

@@ -111,7 +111,9 @@ def test_a_customer_connects_revokes_and_reconnects_in_a_browser(tab: Chromium, 
     tab.wait_for(f"choose {NAME} at QuickBooks")
     assert fits(tab)
     address = tab.address
+    assert "code=" in address
     tab.click('a[href="/"]')
+    assert tab.referrer == "", "the callback's code, state and realm id are passed on to no other page"
     tab.wait_for("must be reconnected", within=state("dune"))
 
     tab.click(mail)
@@ -119,6 +121,7 @@ def test_a_customer_connects_revokes_and_reconnects_in_a_browser(tab: Chromium, 
     tab.choose(f'input[value="{realm(stage, "dune")}"]')
     tab.click(ALLOW)
     tab.wait_for("connected", within=f"{card('dune')} .ok")
+    assert tab.address == f"{stage.web}/", "who is connected is led away from the callback's address"
     tab.wait_for("running", within=card("dune"))
     tab.wait_for("sync.resumed, missed runs:", within=card("dune"))
     assert not tab.text(mail)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -175,6 +176,12 @@ def test_embedded_servers_keep_data_and_keys_and_no_password_is_printed(
         kept = (data / "keys.env").read_text()
         password = (data / "credentials.env").read_text().split(":")[2].split("@")[0]
         assert password not in running.text
+        command = re.search(r"For other commands: (.*)", running.text)
+        assert command is not None
+        told = subprocess.run(["/bin/sh", "-c", f"{command[1]}; env"], capture_output=True, text=True, check=True)
+        assert {"DATABASE_URL", "REDIS_URL", "TOKEN_KEYS", "LOOKUP_KEY"} <= {
+            line.partition("=")[0] for line in told.stdout.splitlines()
+        }
         assert kept.split("=", 1)[1].split()[0] not in running.text
         for file in (data / "keys.env", data / "credentials.env"):
             assert stat.S_IMODE(file.stat().st_mode) == 0o600

@@ -83,6 +83,30 @@ def test_a_customer_connects_reconnects_and_disconnects(
 
 
 @pytest.mark.usefixtures("consents")
+def test_a_host_disconnects_one_customer_then_the_other_and_has_a_hint_looked_at(
+    fleet: Fleet, programs: Programs
+) -> None:
+    programs.ready_worker()
+    first = connect("external:acme-1").connection_id
+    (state,) = fleet.simulator.states()
+    assert connect("external:acme-2", realm_id=state.realm_id).connection_id == first
+    qbo_refresh.disconnect("external:acme-1", external_id="acme-1", timeout=PATIENCE_S)
+    with pytest.raises(qbo_refresh.UnknownConnection):
+        qbo_refresh.ensure_syncable("external:acme-1")
+    assert qbo_refresh.ensure_syncable("external:acme-2") == first
+
+    fleet.update(first, "attempt_began_at = now() - interval '2 min'")
+    qbo_refresh.disconnect_hint("external:acme-2")
+    eventually(lambda: [attempt.trigger for attempt in fleet.attempts(first)][-1:] == ["hint"])
+    assert qbo_refresh.ensure_syncable(first) == first
+
+    qbo_refresh.disconnect("external:acme-2", external_id="acme-2", timeout=PATIENCE_S)
+    assert fleet.row(first).status == "disconnected"
+    qbo_refresh.disconnect(first, timeout=PATIENCE_S)
+    eventually(lambda: not fleet.simulator.state(state.realm_id).alive)
+
+
+@pytest.mark.usefixtures("consents")
 def test_a_slow_worker_goes_on_and_the_same_call_hears_of_it(fleet: Fleet, programs: Programs) -> None:
     programs.ready_worker()
     frozen = fleet.simulator.fault("freeze", rotate=True, count=1)

@@ -288,3 +288,22 @@ def test_a_broker_for_events_that_cannot_be_one_is_named_and_not_shown(read: Cal
 @pytest.mark.parametrize("template", ["https://host.example/", f"javascript:{CANARY}", "/reconnect/{external_id}"])
 def test_a_reconnect_link_is_a_url_with_the_external_id(read: Callable[..., Settings], template: str) -> None:
     assert "RECONNECT_URL" in complaint(lambda: read(RECONNECT_URL=template))
+
+
+@pytest.mark.parametrize(
+    ("ask", "file"),
+    [
+        (Settings.database, "credentials.env"),
+        (Settings.redis, "credentials.env"),
+        (Settings.keyring, "keys.env"),
+        (Settings.lookup, "keys.env"),
+    ],
+)
+def test_what_an_embedded_run_has_left_here_is_named(
+    read: Callable[..., Settings], tmp_path: Path, ask: Callable[[Settings], Any], file: str
+) -> None:
+    config = read()
+    assert ".qbo-refresh" not in complaint(lambda: ask(config))
+    (tmp_path / ".qbo-refresh").mkdir()
+    (tmp_path / ".qbo-refresh" / file).write_text(f"X={CANARY}")
+    assert f"`set -a; . .qbo-refresh/{file}`" in complaint(lambda: ask(config))

@@ -103,3 +103,22 @@ def test_events_are_read_on_from_the_last_one(connections: FakeConnections) -> N
     first, second = qbo_refresh.events()
     assert (first.type, first.payload) == ("sync.paused", {"reason": "reauth"})
     assert qbo_refresh.events(after=first.id) == [second]
+
+
+def test_a_connection_is_disconnected_and_one_of_several_names_alone_leaves(connections: FakeConnections) -> None:
+    connections.connect(7, realm_id="91", external_ids=["acme-1", "acme-2"])
+    qbo_refresh.disconnect("external:acme-1", external_id="acme-1")
+    with pytest.raises(UnknownConnection):
+        qbo_refresh.ensure_syncable("external:acme-1")
+    assert qbo_refresh.ensure_syncable("external:acme-2") == 7
+    qbo_refresh.disconnect(7, external_id="acme-2")
+    qbo_refresh.disconnect(7)
+    with pytest.raises(SyncPaused) as paused:
+        qbo_refresh.ensure_syncable("external:acme-2")
+    assert paused.value.reasons == ("disconnected",)
+
+
+def test_a_hint_is_passed_on(connections: FakeConnections) -> None:
+    qbo_refresh.disconnect_hint("external:acme-1")
+    assert connections.hinted == [7]
+    assert qbo_refresh.ensure_syncable(7) == 7

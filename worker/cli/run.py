@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import socket
 import sys
 from contextlib import ExitStack
@@ -36,7 +37,7 @@ class _CannotRun(QboRefreshError):
 @click.option(
     "--directory",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path(".qbo-refresh"),
+    default=settings.EMBEDDED,
     show_default=True,
     help="Where the embedded servers keep their data and credentials.",
 )
@@ -79,12 +80,14 @@ def _start_embedded(stack: ExitStack, directory: Path) -> Servers:
     except RuntimeError as error:
         raise _CannotRun(str(error)) from error
     os.environ |= {"QBO_DATABASE_URL": servers.database_url, "QBO_REDIS_URL": servers.redis_url}
-    _write(directory / "credentials.env", {"DATABASE_URL": servers.database_url, "REDIS_URL": servers.redis_url})
+    _write(directory / settings.CREDENTIALS, {"DATABASE_URL": servers.database_url, "REDIS_URL": servers.redis_url})
     (directory / ".gitignore").write_text("*\n")  # it may well lie in a checkout
     click.echo(f"PostgreSQL {_without_password(servers.database_url)}")
     click.echo(f"Valkey     {_without_password(servers.redis_url)}")
-    click.echo(f"Their passwords are in {directory / 'credentials.env'}; the data stay in {directory}.")
-    _make_missing_keys(configured, directory / "keys.env")
+    click.echo(f"Their passwords are in {directory / settings.CREDENTIALS}; the data stay in {directory}.")
+    _make_missing_keys(configured, directory / settings.KEYS)
+    made = [directory / name for name in (settings.CREDENTIALS, settings.KEYS) if (directory / name).exists()]
+    click.echo(f"For other commands: set -a; {'; '.join(f'. {shlex.quote(str(file))}' for file in made)}; set +a")
     settings.load.cache_clear()
     _migrate()
     return servers
