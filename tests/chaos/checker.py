@@ -164,8 +164,13 @@ def _lost_consents(history: History, issued: Mapping[int, list[Call]]) -> Iterat
         if not consent.lost or consent.finished is None or consent.presented is None:
             continue
         since, until = consent.presented - 0.05, consent.finished
-        calls = [call for call in issued.get(consent.connection_id, ()) if since <= call.started <= until]
-        if not any(call.endpoint == "exchange" and consent_of(history, call) is consent for call in calls):
+        # What a later code has brought is no answer to this one, whatever came of it.
+        calls = [
+            call
+            for call in issued.get(consent.connection_id, ())
+            if since <= call.started <= until and call.endpoint == "exchange" and consent_of(history, call) is consent
+        ]
+        if not calls:
             continue
         words = f"the consent of connection {consent.connection_id} was called lost at {until - history.began:.3f} s"
         excuse = None if calls[-1].issued in history.known else why_lost(history, calls[-1])

@@ -60,7 +60,8 @@ def consent_of(history: History, call: Call) -> Consented | None:
         and consent.presented is not None
         and consent.presented <= call.started + _SKEW_S
     ]
-    return max(earlier, key=lambda consent: consent.presented or 0.0, default=None)
+    # Two clocks: one that seems to come after the call is its own only where none came before.
+    return max(earlier, key=lambda each: ((each.presented or 0.0) <= call.started, each.presented or 0.0), default=None)
 
 
 def pid_of(history: History, call: Call) -> int | None:

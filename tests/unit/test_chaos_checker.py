@@ -196,6 +196,23 @@ def test_what_a_later_code_brought_is_no_answer_to_an_earlier_one_that_is_called
     assert "consent_lost" in promises(replace(CALM, calls=(code,), consented=(replace(PRESENTED, presented=15.9),)))
 
 
+def test_of_two_codes_each_has_its_own_answer_and_its_own_excuse() -> None:
+    # What five minutes of chaos found in the checker: a later consent's answer, and one 20 ms apart.
+    killed = replace(
+        GIVEN_UP,
+        calls=(CODE, replace(CODE, presented="code2", issued="t3", started=14.0, ended=14.1)),
+        kills=(Kill(10.3, PID),),
+        attempts=(),
+        consented=(PRESENTED, replace(PRESENTED, worker=f"host:{PID + 1}", presented=13.9, lost=False, finished=14.2)),
+        known=frozenset({"t0", "t3"}),
+    )
+    assert "consent_lost" not in promises(killed)
+    assert "consent_lost" in promises(replace(killed, kills=()))
+    first = replace(PRESENTED, presented=CODE.started - 0.01, lost=False, finished=CODE.started + 0.02)
+    second = replace(PRESENTED, presented=CODE.started + 0.03, finished=CODE.started + 0.05)
+    assert "consent_lost" not in promises(replace(CALM, calls=(CODE,), consented=(first, second)))
+
+
 def test_a_consent_that_was_refused_before_its_code_was_presented_is_not_lost() -> None:
     assert promises(replace(CALM, consented=(replace(PRESENTED, presented=None),))) == []
     assert promises(replace(CALM, consented=(replace(PRESENTED, presented=50.0, finished=51.0),))) == []
