@@ -8,7 +8,7 @@ from psycopg.rows import dict_row
 
 _STANDING = """
 SELECT s.id, s.status, s.holds, s.frozen, s.last_refreshed_at, COALESCE(m.runs, 0) AS missed_runs
-FROM qbo.connection_status s LEFT JOIN qbo.missed_runs m ON m.connection_id = s.id
+FROM qbo.connection_status s LEFT JOIN qbo.missed_runs m ON m.connection_id = s.id AND s.holds <> '{}'
 WHERE %(external_id)s = ANY (s.external_ids)
 """
 

@@ -90,6 +90,16 @@ def test_a_suspicion_that_passes_is_told_to_nobody_and_its_missed_runs_are_forgo
     assert fleet.db.execute("SELECT FROM qbo.missed_runs").all() == []
 
 
+def test_a_run_that_was_counted_after_its_pause_is_none_of_the_next_one(fleet: Fleet) -> None:
+    (made,) = fleet.connect()
+    holding.hold(fleet.db, [made.id])
+    holding.resume(fleet.db, [made.id])
+    miss(fleet, made.id, 1)
+    holding.hold(fleet.db, [made.id])
+    holding.resume(fleet.db, [made.id])
+    assert payloads(fleet, made.id, RESUMED) == [{"missed_runs": 0}] * 2
+
+
 def test_what_was_missed_since_the_first_suspicion_is_told_when_syncs_resume(fleet: Fleet, one: Attempts) -> None:
     # Fails if the verdict lifts the quiet hold before the loud one stands: seen.
     (made,) = fleet.connect()

@@ -54,6 +54,9 @@ def _tell_operators(db: Database, event: Event, **fields: str | float) -> None:
 def hold(db: Database, connection_id: int, reason: Hold, *, note: str | None = None) -> bool:
     """Pause a connection's syncs for one more reason; False if they are paused for it already (the note is taken)."""
     standing = holds(db, connection_id)
+    if not standing:
+        # A run that met the end of the pause before may have been counted after it.
+        _take_missed_runs(db, connection_id)
     db.execute(
         "INSERT INTO qbo.sync_holds AS h (connection_id, reason, note) VALUES (%(id)s, %(reason)s, %(note)s)"
         " ON CONFLICT (connection_id, reason) DO UPDATE SET note = COALESCE(EXCLUDED.note, h.note)",
