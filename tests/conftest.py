@@ -19,7 +19,7 @@ import redis
 import intuit_simulator
 from alembic import command
 from qbo_refresh import sealing
-from tests.support import nursery, order, roles
+from tests.support import nursery, roles
 from tests.support.consents import Consents
 from tests.support.fleet import Fleet
 from worker import embedded, runtime, schema
@@ -79,11 +79,6 @@ def migrate(url: str, *, schema_name: str = "qbo") -> None:
             command.upgrade(schema.alembic_config(), "head")
         finally:
             worker_settings.load.cache_clear()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest."""
-    items[:] = order.dealt(items, processes=int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 def pytest_sessionfinish() -> None:

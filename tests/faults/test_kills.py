@@ -266,7 +266,7 @@ def test_row_5_killed_at_each_moment_of_an_attempt_that_presents_a_candidate_fir
         fleet.update(connected.id, "lease_id = NULL, leased_until = NULL")
         return connected
 
-    through = {"candidates.untried", "escrow.put"} | (set() if live else {"candidates.refuse"})
+    through = {"candidates.unsettled", "escrow.put"} | (set() if live else {"candidates.refuse"})
     for connected, life in kills.each(arrange, through=through):
         kills.sweep()
         assert_live_unless_exposed(kills, connected, life)

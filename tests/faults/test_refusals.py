@@ -45,7 +45,7 @@ def test_row_19_a_revoked_grant_is_held_at_the_first_refusal_and_told_once_at_th
         fleet.let_pass(timedelta(hours=hours))
         assert sweep(refresher, connected).outcome is outcome
     assert fleet.row(connected.id).next_refresh_at is None
-    assert fleet.state(connected).calls == calls + 2, "two later probes, and no more"
+    assert fleet.state(connected).calls == calls + 4, "two later probes, of the row's token and the one before it"
     assert fleet.events(connected.id) == ["connection.needs_reauth", "sync.paused"]
 
 
