@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 UNSETTLED_S = 30 * 24 * 3600
 SETTLED_S = 25 * 3600  # a day for a database that fails over and forgets its last commits
 _REST_AFTER_FAILURE_S = 5.0
+_NO_LIMIT = 2**31
 _PREFIX = "qbo:escrow:"
 # A token that was saved as version n has base n - 1. Older ones are spent; newer ones exist if commits were lost.
 _VERSIONS = range(-1, 9)
@@ -45,7 +46,10 @@ class RedisEscrow:
 
     def __init__(self, url: str) -> None:
         """Connect lazily, a connection a thread, with short timeouts: the save waits for this."""
-        self._redis = redis.Redis.from_url(url, socket_timeout=1.0, socket_connect_timeout=1.0)
+        # One for each thread that asks: redis-py's own limit of 100 refused a copy where 100 threads and a sweep met.
+        self._redis = redis.Redis.from_url(
+            url, socket_timeout=1.0, socket_connect_timeout=1.0, max_connections=_NO_LIMIT
+        )
         self._local = threading.local()
         self._rest_until = 0.0
         self._settled: deque[str] = deque()
