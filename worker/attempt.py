@@ -203,8 +203,8 @@ class Store(Protocol):
     def add_candidate(self, received: Received, source: Source) -> None:
         """Keep a token that may be live, and make the row due now."""
 
-    def refuse(self, candidate_id: int) -> None:
-        """Note that Intuit has refused a candidate."""
+    def refuse(self, candidate_id: int) -> bool:
+        """Note that Intuit has refused a candidate; True if what comes after it may be presented too."""
 
     def block(self, claim: Claim, *, secret_hash: bytes, reason: str, at_once: bool) -> None:
         """Count a refusal of our keys; with enough of them the secret is blocked."""

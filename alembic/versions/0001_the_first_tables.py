@@ -140,6 +140,7 @@ CREATE TABLE candidates (
     fingerprint bytea NOT NULL,
     received_at timestamptz NOT NULL DEFAULT now(),
     tried_at timestamptz,
+    refused_again_at timestamptz,
     settled_at timestamptz,
     CONSTRAINT candidates_pkey PRIMARY KEY (id),
     CONSTRAINT candidates_connection_id_grant_number_fingerprint_key UNIQUE (connection_id, grant_number, fingerprint)

@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 ATTEMPTS_TO_A_VERDICT = 130
 ATTEMPTS_TO_RECOVER = 12
 REUSED = "reuse of a token"
-# What is not promised at a provider that punishes reuse; the last three matter only after another fault. (Of a failover
-# DESIGN promises less than that: alone it is survived, by way of the escrow. After a lie about a candidate the row's
-# token, which it has replaced, is presented next.)
+# What is not promised at a provider that punishes reuse; the last two matter only after another fault. (Of a failover
+# DESIGN promises less than that: alone it is survived, by way of the escrow.)
 FROZEN = frozenset({"frozen after sending"})
-SECOND = frozenset({"failed over", "escrow silent", "lied to"})
+SECOND = frozenset({"failed over", "escrow silent"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,7 @@ class Sameness:
                         self.names.fingerprint(kept.fingerprint),
                         kept.base_version,
                         kept.settled_at is None and (kept.tried_at is None or self._ago(kept.tried_at)),
+                        kept.settled_at is None and self._ago(kept.refused_again_at),
                     )
                     for kept in tables.candidates
                 ),

@@ -52,12 +52,18 @@ def with_candidate(
     return (*candidates, new)
 
 
-def refused(candidates: tuple[Kept, ...], candidate_id: int, now: datetime) -> tuple[Kept, ...]:
-    """Return the candidates with one of them refused; the first time counts."""
-    return tuple(
-        replace(kept, tried_at=now) if kept.id == candidate_id and kept.tried_at is None else kept
-        for kept in candidates
-    )
+def succeeds(kept: Kept, row: Row) -> bool:
+    """Whether a candidate has replaced the row's token."""
+    return kept.base_version >= row.token_version and kept.source not in {Source.IMPORT, Source.PREVIOUS}
+
+
+def refused(kept: Kept, row: Row, now: datetime, *, pace: Pace) -> Kept:
+    """Return a candidate that was refused: the first time, and of a successor the second, count."""
+    if kept.tried_at is None:
+        return replace(kept, tried_at=now)
+    again = kept.refused_again_at or now
+    believed = succeeds(kept, row) and kept.tried_at <= now - pace.confirm_after
+    return replace(kept, refused_again_at=again if believed else None)
 
 
 def settled(candidates: tuple[Kept, ...], ids: Sequence[int], now: datetime) -> tuple[Kept, ...]:

@@ -161,11 +161,14 @@ class MemoryStore:
         due = now if row.next_refresh_at is None else min(row.next_refresh_at, now)
         self.world.commit_row(replace(row, next_refresh_at=due), candidates=candidates)
 
-    def refuse(self, candidate_id: int) -> None:
-        """Note that Intuit has refused a candidate."""
+    def refuse(self, candidate_id: int) -> bool:
+        """Note that Intuit has refused a candidate; True if what comes after it may be presented too."""
         tables = self.world.tables
-        candidates = saving.refused(tables.candidates, candidate_id, self.world.now)
-        self.world.commit(replace(tables, candidates=candidates))
+        (old,) = (kept for kept in tables.candidates if kept.id == candidate_id)
+        row = tables.rows[old.connection_id]
+        new = saving.refused(old, row, self.world.now, pace=self.pace)
+        self.world.commit(replace(tables, candidates=tuple(new if kept is old else kept for kept in tables.candidates)))
+        return new.refused_again_at is not None or not saving.succeeds(new, row)
 
     def report_second_writer(self, claim: Claim) -> None:
         """Tell operators once."""

@@ -75,6 +75,7 @@ class Kept:
     fingerprint: bytes
     received_at: datetime
     tried_at: datetime | None = None
+    refused_again_at: datetime | None = None
     settled_at: datetime | None = None
 
 

@@ -26,11 +26,11 @@ def evidence(world: World, row: Row, *, unsettled: Sequence[Kept]) -> policy.Evi
         for kept in tables.candidates
         if (kept.connection_id, kept.grant_number) == (row.id, row.grant_number)
     }
-    refused = [kept.tried_at for kept in unsettled if kept.tried_at is not None and kept.source != Source.PREVIOUS]
+    refused = [kept.refused_again_at or kept.tried_at for kept in unsettled if kept.source != Source.PREVIOUS]
     return policy.Evidence(
         now=now,
         untried=any(kept.tried_at is None for kept in unsettled),
-        candidate_refused_at=max(refused, default=None),
+        candidate_refused_at=max((at for at in refused if at is not None), default=None),
         witness=any(
             other.id != row.id
             and not other.frozen

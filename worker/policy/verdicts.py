@@ -30,7 +30,7 @@ class Withheld(StrEnum):
     CANDIDATE = "candidate"
     """A token that may be the live one has not been tried."""
     REFUSED_ONCE = "refused_once"
-    """Such a token was refused, and not again CONFIRM_AFTER later: one refusal may be Intuit's mistake."""
+    """Such a token, or the row's behind it, was refused, and not again CONFIRM_AFTER later: that may be a mistake."""
     EPOCH = "epoch"
     """The database failed over or was restored within a day: the row's token may be an old one."""
     GUARD = "guard"
@@ -61,8 +61,8 @@ class Evidence:
     Attributes:
         now: The database's time.
         untried: A candidate has not been answered yet.
-        candidate_refused_at: When the candidate that was tried last was refused first; None if none was. The previous
-            token, which is tried after all else, does not count.
+        candidate_refused_at: When the candidate that was tried last was refused first, or the second time if the row's
+            token waited for that; None if none was. The previous token, which is tried after all else, does not count.
         witness: Another connection of the app was refreshed since this one's first refusal.
         guard: The app's.
         epoch_since: When the database changed last; None if it never did.
@@ -86,9 +86,9 @@ def judge(decision: Decision, standing: Standing, evidence: Evidence, *, pace: P
     One that was given already stands; its connection is asked again soon if there is a candidate to ask about.
     """
     if not decision.is_verdict:
-        if evidence.untried:
-            return replace(decision, next_refresh_in=timedelta(0))
-        return replace(decision, next_refresh_in=pace.confirm_after) if _refused_once(evidence, pace) else decision
+        if _refused_once(evidence, pace):
+            return replace(decision, next_refresh_in=pace.confirm_after)
+        return replace(decision, next_refresh_in=timedelta(0)) if evidence.untried else decision
     withheld = _against(standing, evidence, pace=pace)
     if withheld is None:
         return decision
@@ -109,10 +109,10 @@ def judge(decision: Decision, standing: Standing, evidence: Evidence, *, pace: P
 
 def _against(standing: Standing, evidence: Evidence, *, pace: Pace) -> Withheld | None:
     since = standing.suspect_since or evidence.now
-    if evidence.untried:
-        return Withheld.CANDIDATE
     if _refused_once(evidence, pace):
         return Withheld.REFUSED_ONCE
+    if evidence.untried:
+        return Withheld.CANDIDATE
     if waits_until(evidence.epoch_since, evidence.guard, now=evidence.now) is not None:
         return Withheld.EPOCH
     persists = evidence.witness and evidence.now - since >= GUARD_PATIENCE

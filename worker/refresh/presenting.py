@@ -41,7 +41,7 @@ def present(attempt: UnderWay) -> TokenSet:
     """Present one token after the other until one is answered with anything but a refusal of the grant.
 
     Raises:
-        GrantRejected: Each was refused.
+        GrantRejected: Each was refused, or one was whose refusal is not believed yet.
         IntuitError: One was answered otherwise.
         Unsealable: The row's own token does not open, or there is none.
     """
@@ -57,7 +57,8 @@ def present(attempt: UnderWay) -> TokenSet:
             if error.perhaps_our_keys:
                 raise
             refused = error
-            _refuse(attempt, presentable)
+            if not _believed(attempt, presentable):
+                raise
         else:
             if presentable.candidate_id is not None:
                 attempt.disposed += (presentable.candidate_id,)
@@ -98,14 +99,16 @@ def _opened(attempt: UnderWay, presentable: Presentable) -> Secret | None:
             raise
         log.error("candidate.unreadable", connection_id=attempt.claim.connection_id, key_missing=error.key_missing)
         if not error.key_missing:
-            _refuse(attempt, presentable)
+            _believed(attempt, presentable)
         return None
 
 
-def _refuse(attempt: UnderWay, presentable: Presentable) -> None:
-    if presentable.candidate_id is not None:
-        attempt.by.store.refuse(presentable.candidate_id)
-        attempt.disposed += (presentable.candidate_id,)
+def _believed(attempt: UnderWay, presentable: Presentable) -> bool:
+    """Note a refusal; False if it must be repeated before what the token has replaced may be presented."""
+    if presentable.candidate_id is None:
+        return True
+    attempt.disposed += (presentable.candidate_id,)
+    return attempt.by.store.refuse(presentable.candidate_id)
 
 
 def _ask(attempt: UnderWay, token: Secret) -> TokenSet:

@@ -8,6 +8,7 @@ from worker.attempt import Candidate, Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import timedelta
 
     from worker.attempt import Claim, Received
     from worker.database import Database
@@ -25,6 +26,14 @@ ON CONFLICT (connection_id, grant_number, fingerprint) DO NOTHING
 _DUE_NOW = """
 UPDATE qbo.connections SET next_refresh_at = now()
 WHERE id = %(id)s AND status <> 'disconnected' AND (next_refresh_at IS NULL OR next_refresh_at > now())
+"""
+# What an attempt received has replaced the row's token; what a file brings may be older than it says.
+_REFUSE = """
+UPDATE qbo.candidates x SET tried_at = COALESCE(x.tried_at, now()), refused_again_at = CASE
+    WHEN s.succeeds AND x.tried_at <= now() - %(confirm_after)s::interval THEN COALESCE(x.refused_again_at, now()) END
+FROM (SELECT y.id, y.base_version >= c.token_version AND y.source NOT IN ('import', 'previous') AS succeeds
+      FROM qbo.candidates y JOIN qbo.connections c ON c.id = y.connection_id WHERE y.id = %(id)s) s
+WHERE x.id = s.id RETURNING x.refused_again_at IS NOT NULL OR NOT s.succeeds AS believed
 """
 
 
@@ -85,11 +94,14 @@ def unsettled(db: Database, claim: Claim) -> Sequence[Candidate]:
     return [Candidate(row.id, row.base_version, row.refresh_token, row.fingerprint) for row in rows]
 
 
-def refuse(db: Database, candidate_id: int) -> None:
-    """Note that Intuit has refused a candidate. The first time counts: from then on a verdict waits for another."""
-    db.execute(
-        "UPDATE qbo.candidates SET tried_at = now() WHERE id = %(id)s AND tried_at IS NULL", {"id": candidate_id}
-    )
+def refuse(db: Database, candidate_id: int, *, confirm_after: timedelta) -> bool:
+    """Note that Intuit has refused a candidate; True if what comes after it may be presented too.
+
+    One refusal may be a mistake, and a provider that punishes reuse would end the grant on the token that this one has
+    replaced: of a successor of the row's token only the second refusal is believed, `confirm_after` after the first.
+    """
+    believed = db.execute(_REFUSE, {"id": candidate_id, "confirm_after": confirm_after}).scalar_one_or_none()
+    return bool(believed)
 
 
 def settle(db: Database, candidate_ids: Sequence[int]) -> None:

@@ -87,9 +87,12 @@ class PostgresStore:
         """See `worker.store.candidates.keep`. Repeated until acknowledged."""
         self._db.until_acknowledged(lambda: candidates.keep(self._db, received, source), give_up=self._give_up)
 
-    def refuse(self, candidate_id: int) -> None:
+    def refuse(self, candidate_id: int) -> bool:
         """See `worker.store.candidates.refuse`."""
-        self._db.patiently(lambda: candidates.refuse(self._db, candidate_id), patience=self._pace.slack)
+        pace = self._pace
+        return self._db.patiently(
+            lambda: candidates.refuse(self._db, candidate_id, confirm_after=pace.confirm_after), patience=pace.slack
+        )
 
     def block(self, claim: Claim, *, secret_hash: bytes, reason: str, at_once: bool) -> None:
         """See `worker.store.apps.block`."""

@@ -76,7 +76,8 @@ _EVIDENCE = """
 SELECT now() AS now, COALESCE(c.hard_expires_at <= now(), false) AS hard_expired, g.epoch_since,
        EXISTS (SELECT FROM qbo.candidates x WHERE x.connection_id = c.id AND x.grant_number = c.grant_number
                AND x.tried_at IS NULL) AS untried,
-       (SELECT max(x.tried_at) FROM qbo.candidates x WHERE x.connection_id = c.id AND x.grant_number = c.grant_number
+       (SELECT max(COALESCE(x.refused_again_at, x.tried_at)) FROM qbo.candidates x
+        WHERE x.connection_id = c.id AND x.grant_number = c.grant_number
         AND x.settled_at IS NULL AND x.source <> 'previous') AS candidate_refused_at,
        c.previous_refresh_token IS NOT NULL
        AND c.previous_refresh_token_fingerprint IS DISTINCT FROM c.refresh_token_fingerprint AND NOT EXISTS (
