@@ -246,13 +246,24 @@ def test_a_candidate_withholds_a_verdict_until_it_was_tried(bench: Bench) -> Non
     bench.one.keep(claim, TOKENS[1])
     assert bench.one.conclude(claim, GrantRejected())
     assert (bench.outcomes(id_)[-1][2], bench.row(id_).not_before) == ("candidate", None)
-    bench.refuse_all(id_)
-    refused(bench, id_)
-    assert bench.outcomes(id_)[-1][2] == "refused_once"
-    bench.let_pass(CONFIRMED)
-    bench.refuse_all(id_)
+    # The row's token waits for the second refusal, and is asked about twice then.
+    for believed in (False, True):
+        assert bench.refuse_all(id_) == [believed]
+        refused(bench, id_)
+        assert bench.outcomes(id_)[-1][2] == "refused_once"
+        bench.let_pass(CONFIRMED)
+    assert bench.refuse_all(id_) == [True]
     refused(bench, id_)
     assert standing(bench, id_)[0] == "needs_reauth"
+
+
+def test_the_refusal_of_what_may_be_older_than_the_rows_token_is_believed_at_once(bench: Bench) -> None:
+    id_ = bench.connect()
+    claim = bench.one.claimed(id_)
+    bench.one.save(claim)
+    bench.one.keep(claim, TOKENS[1])
+    bench.one.keep(replace(claim, token_version=2), TOKENS[2], Source.IMPORT)
+    assert bench.refuse_all(id_) == [True, True]
 
 
 def test_the_previous_token_becomes_a_candidate_before_a_verdict(bench: Bench) -> None:

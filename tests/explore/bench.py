@@ -47,8 +47,8 @@ class Bench(Protocol):
     def candidates(self, connection_id: int) -> list[tuple[str, int, bool]]:
         """Return source, base version and whether it was tried, oldest first."""
 
-    def refuse_all(self, connection_id: int) -> None:
-        """Note that all candidates were refused."""
+    def refuse_all(self, connection_id: int) -> list[bool]:
+        """Note that all candidates were refused, and return which of these refusals are believed."""
 
     def holds(self, connection_id: int) -> set[str]:
         """Return the reasons of the holds."""
@@ -104,10 +104,9 @@ class RealBench:
         rows = self.fleet.candidates(connection_id)
         return [(row.source, row.base_version, row.tried_at is not None) for row in rows]
 
-    def refuse_all(self, connection_id: int) -> None:
+    def refuse_all(self, connection_id: int) -> list[bool]:
         """Refuse them."""
-        for each in self.fleet.candidates(connection_id):
-            self.one.by.store.refuse(each.id)
+        return [self.one.by.store.refuse(each.id) for each in self.fleet.candidates(connection_id)]
 
     def holds(self, connection_id: int) -> set[str]:
         """Read them."""
@@ -187,11 +186,10 @@ class MemoryBench:
         kept = [each for each in self.world.tables.candidates if each.connection_id == connection_id]
         return [(each.source, each.base_version, each.tried_at is not None) for each in kept]
 
-    def refuse_all(self, connection_id: int) -> None:
+    def refuse_all(self, connection_id: int) -> list[bool]:
         """Refuse them."""
-        for each in self.world.tables.candidates:
-            if each.connection_id == connection_id:
-                self.one.by.store.refuse(each.id)
+        mine = [each.id for each in self.world.tables.candidates if each.connection_id == connection_id]
+        return [self.one.by.store.refuse(id_) for id_ in mine]
 
     def holds(self, connection_id: int) -> set[str]:
         """Read them."""

@@ -262,6 +262,9 @@ def test_row_5_killed_at_each_moment_of_an_attempt_that_presents_a_candidate_fir
             )
         one = Attempts(kills.second.refresher)
         one.keep(one.claimed(connected.id), token, Source.LATE_SAVE)
+        if not live:  # its second refusal, after which the row's token is presented
+            fleet.db.execute("UPDATE qbo.candidates SET tried_at = now()")
+            fleet.let_pass(CONFIRMED)
         fleet.let_pass(LEASE)
         fleet.update(connected.id, "lease_id = NULL, leased_until = NULL")
         return connected

@@ -533,6 +533,20 @@ _VERDICT = (
         ("tests/db/test_candidates.py::test_a_verdict_waits_for_a_candidates_second_refusal",),
     ),
     Guard(
+        "candidates: what one has replaced is shown after its second refusal",
+        _PRESENTING,
+        "            if not _believed(attempt, presentable):\n                raise\n",
+        "            _believed(attempt, presentable)\n",
+        ("tests/db/test_candidates.py::test_a_candidate_that_intuit_refused_by_mistake_is_presented_again",),
+    ),
+    Guard(
+        "candidates: the row's token that waited for one is refused twice, too",
+        "worker/store/verdicts.py",
+        "max(COALESCE(x.refused_again_at, x.tried_at))",
+        "max(x.tried_at)",
+        ("tests/db/test_candidates.py::test_a_verdict_waits_for_a_candidates_second_refusal",),
+    ),
+    Guard(
         "candidates: none of an older grant",
         "worker/store/candidates.py",
         "WHERE c.id = %(id)s AND c.grant_number = %(grant)s AND c.status",

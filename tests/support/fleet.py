@@ -58,7 +58,7 @@ _MOMENTS = {
     "app_blocks": ["blocked_at", "probe_at"],
     "control": ["epoch_since", "thawed_at"],
     "refresh_attempts": ["began_at"],
-    "candidates": ["received_at", "tried_at", "settled_at"],
+    "candidates": ["received_at", "tried_at", "refused_again_at", "settled_at"],
     "authorizations": [
         "created_at",
         "expires_at",
