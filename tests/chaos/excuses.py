@@ -172,14 +172,26 @@ def _is_late(history: History, call: Call, attempt: Attempt | None) -> bool:
     return attempt.ended - attempt.began >= least
 
 
+def _replaced_by(history: History, call: Call) -> Call | None:
+    """Return the call whose answer replaced the token that was presented; while grace lasts, not one that showed it."""
+    issued = next((each for each in history.calls if each.issued == call.presented), None)
+    for each in history.calls:
+        is_later = issued is not None and each is not issued and each.started >= issued.started
+        if each.rotated and (each.presented == call.presented or (is_later and _same_grant(each, call))):
+            return each
+    return None
+
+
+def _same_grant(one: Call, other: Call) -> bool:
+    return (one.connection_id, one.endpoint) == (other.connection_id, other.endpoint)
+
+
 def why_asked_again(history: History, call: Call) -> str | None:
     """Return why a replaced token was presented to a provider that punishes it; None if nothing excuses it.
 
     Either the answer that replaced it did not reach us, or who had it was frozen past its lease.
     """
-    replaced_by = next(
-        (each for each in history.calls if each.rotated and each.presented == call.presented and each is not call), None
-    )
+    replaced_by = _replaced_by(history, call)
     if replaced_by is None:
         return None
     attempt = attempt_of(history, replaced_by)

@@ -255,6 +255,16 @@ def test_a_grant_that_a_provider_ended_for_a_replaced_token_is_excused_by_what_i
     assert check(history).true_verdicts == 1
 
 
+def test_a_token_that_an_older_one_replaced_while_grace_lasted_is_excused_as_any_other() -> None:
+    # Two answers to the same token: the later one's replaced the earlier one's, which nobody has presented before.
+    before = replace(ROTATED, sequence=0, started=5.0, ended=5.1, issued="b")
+    again = replace(AGAIN, presented="b")
+    history = replace(PUNISHED, calls=(before, ROTATED, again), kills=(Kill(10.1, PID),))
+    assert promises(history) == []
+    assert check(history).punished == {"killed before it was read and kept": 1}
+    assert "grant_punished" in promises(replace(history, kills=()))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
