@@ -37,6 +37,7 @@ def make(config: settings.Settings) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_consumer="worker.consumer:Consumer",
         worker_prefetch_multiplier=2,
         task_queues=[Queue(name, Exchange(name, type="direct"), routing_key=name) for name in queues.ALL],
         task_default_queue=queues.ADHOC,

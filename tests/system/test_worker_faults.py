@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.processes import Programs, eventually, wait_until_ready
+from tests.support.proxy import FaultProxy
 from worker.queues import ADHOC, REFRESH_CONNECTION, REFRESH_DUE, SWEEP
 
 if TYPE_CHECKING:
@@ -58,6 +59,28 @@ def test_row_4_with_redis_away_nothing_changes_and_with_redis_back_refreshes_go_
     assert all_hold_live_tokens(fleet, connected)
     assert fleet.simulator.check().calls_per_grant == {2: 10}
     assert (worker.is_running, beat.is_running) == (True, True)
+
+
+def test_row_4_a_broker_that_cuts_its_connections_ends_no_worker(
+    programs: Programs, fleet: Fleet, another_app: Celery, valkey: redis.Redis, environment: dict[str, str]
+) -> None:
+    # Fails with Celery's own consumer: if the line for its orders goes before the one for messages, what kombu meets
+    # while it gives back what is in flight ends the process.
+    (connected,) = fleet.connect()
+    slow = fleet.simulator.fault("latency", delay=3)
+    with FaultProxy(environment["REDIS_URL"]) as line:
+        worker = programs.ready_worker(variables={"REDIS_URL": line.url})
+        another_app.send_task(REFRESH_DUE, args=[connected.id], queue=SWEEP)
+        eventually(fleet.simulator.in_flight)
+        line.refuse()
+        assert valkey.client_kill_filter(_type="pubsub")
+        worker.wait_for("Connection to broker lost")
+        line.cut()
+        worker.wait_for("Cannot connect to redis")
+        line.heal()
+        fleet.simulator.clear_fault(slow)
+        eventually(lambda: fleet.simulator.check().refreshes == 1)
+        assert worker.is_running, worker.output()
 
 
 def test_row_5_what_a_killed_worker_had_in_flight_is_recovered_by_another_after_the_lease(
