@@ -156,21 +156,27 @@ def rotated(here: Runtime, work: Callable[[], object] = lambda: None) -> Any:
     return Resealer(here.db, keyring, RedisEscrow(here.settings.redis()), lambda _: None).run()
 
 
-def test_a_refresh_between_reading_and_writing_keeps_its_token(
-    fleet: Fleet, one: Attempts, start_worker: Callable[..., Runtime]
+@pytest.mark.parametrize("what", ["refresh", "reconnect"])
+def test_row_28_what_comes_between_reading_and_writing_keeps_its_token(
+    fleet: Fleet, consents: Consents, start_worker: Callable[..., Runtime], what: str
 ) -> None:
-    # Fails without `c.token_version = n.version` in `_REPLACE`: seen, the old token is back in the row.
+    # Fails without version and grant in `_REPLACE`: seen, the old token is back in the row.
     (connected,) = fleet.connect()
-    here = start_worker(TOKEN_KEYS=f"{NEW},{OLD}")
-    report = rotated(here, lambda: refreshed(one, connected))
+    old, here = start_worker(), start_worker(TOKEN_KEYS=f"{NEW},{OLD}")
+
+    def meanwhile() -> None:
+        if what == "refresh":
+            refreshed(Attempts(old.refresher), connected)
+        else:
+            exchange(old.exchanger, consents.accepted(connected.id, connected.realm_id))
+
+    report = rotated(here, meanwhile)
     row = fleet.row(connected.id)
-    live = here.refresher.keyring.open(row.refresh_token, fleet.place(connected.id)).reveal()
-    assert live == fleet.state(connected).refresh_token
-    assert fleet.lookup.fingerprint(here.refresher.keyring.open(row.refresh_token, fleet.place(connected.id))) == (
-        row.refresh_token_fingerprint
-    )
-    assert key_ids(fleet, connected.id) == {"new"}, "a further pass sealed what the refresh had brought"
-    assert report.overtaken == 1
+    live = here.refresher.keyring.open(row.refresh_token, fleet.place(connected.id, grant_number=row.grant_number))
+    assert live.reveal() == fleet.state(connected).refresh_token
+    assert fleet.lookup.fingerprint(live) == row.refresh_token_fingerprint
+    assert key_ids(fleet, connected.id) == {"new"}, "a further pass sealed what it had brought"
+    assert (report.overtaken, row.token_version, row.grant_number) == (1, 2, 1 if what == "refresh" else 2)
 
 
 def test_an_attempt_that_claimed_before_the_rotation_saves_after_it(
@@ -184,12 +190,14 @@ def test_an_attempt_that_claimed_before_the_rotation_saves_after_it(
     assert one.save(claim).value == "saved"
 
 
-def test_rotations_amid_refreshes_and_an_import_lose_no_token(
-    both: Run, fleet: Fleet, start_worker: Callable[..., Runtime], tmp_path: Any
+def test_row_28_rotations_amid_refreshes_reconnects_and_an_import_lose_no_token_and_double_no_company(
+    both: Run, fleet: Fleet, consents: Consents, start_worker: Callable[..., Runtime], tmp_path: Any
 ) -> None:
+    # Fails without version and grant in `_REPLACE`: seen.
     connected = fleet.connect(30)
     here = start_worker(TOKEN_KEYS=f"{NEW},{OLD}")
-    workers = [Attempts(start_worker(TOKEN_KEYS=keys).refresher) for keys in (OLD + "," + NEW, f"{NEW},{OLD}")]
+    runtimes = [start_worker(TOKEN_KEYS=keys) for keys in (OLD + "," + NEW, f"{NEW},{OLD}")]
+    workers = [Attempts(each.refresher) for each in runtimes]
     (tmp_path / "c.jsonl").write_text(
         "".join(f'{{"realm_id": "77{n}", "refresh_token": "RT1-001-H0-made-up-{n:08}"}}\n' for n in range(50))
     )
@@ -199,8 +207,15 @@ def test_rotations_amid_refreshes_and_an_import_lose_no_token(
             for each in connected:
                 refresh(one.by, each.id, trigger=Trigger.CLI, freshness=FORCED)
 
+    def reconnect() -> None:
+        for number, each in enumerate(connected[:20]):  # by a link to the connection, or under a name that is new
+            asked_for: int | str = each.id if number % 2 else f"external:new-{number}"
+            authorization_id = consents.accepted(asked_for, each.realm_id)
+            ended = exchange(runtimes[number % 4 // 2].exchanger, authorization_id)
+            assert (ended.outcome, ended.connection_id) == ("connected", each.id), ended
+
     with ThreadPoolExecutor(4) as pool:
-        running = [pool.submit(refresh_all, one) for one in workers]
+        running = [*(pool.submit(refresh_all, one) for one in workers), pool.submit(reconnect)]
         rotating = pool.submit(lambda: [rotated(here) for _ in range(10)])
         assert both("import", "c.jsonl")[0] == 0
         rotating.result()
@@ -210,7 +225,9 @@ def test_rotations_amid_refreshes_and_an_import_lose_no_token(
     keyring = Keyring.from_text(NEW)
     for each in connected:
         row = fleet.row(each.id)
-        assert keyring.open(row.refresh_token, fleet.place(each.id)).reveal() == fleet.state(each).refresh_token
+        place = fleet.place(each.id, grant_number=row.grant_number)
+        assert keyring.open(row.refresh_token, place).reveal() == fleet.state(each).refresh_token
+    assert {fleet.row(each.id).grant_number for each in connected[:20]} == {2}
     rows = fleet.db.execute("SELECT id, realm_id, realm_hash FROM qbo.connections").all()
     assert len(rows) == 80
     for row in rows:

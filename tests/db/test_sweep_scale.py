@@ -1,9 +1,15 @@
-"""Row 37 with thousands: rows that can never go, most overdue of all, before two hundred that can."""
+"""Sweeps over thousands of rows: all due at once; and rows that can never go, most overdue of all.
+
+`FULL=1` has 100,000 due at once, and publishes them all.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +25,23 @@ if TYPE_CHECKING:
     from tests.support.fleet import Fleet
     from worker.refresh import Refresher
 
+FULL = bool(os.environ.get("FULL"))
 GOOD, NEVER = 200, 5_000
+HERD, DYING, PER_SWEEP = (100_000 if FULL else 10_000), 700, 500
 MARK = timedelta(minutes=10)
 _CROWD = """
 INSERT INTO qbo.connections (app_id, realm_id, realm_hash, refresh_token, next_refresh_at, last_outcome, not_before)
 SELECT %(app)s, 'x', decode(lpad(to_hex(n), 32, '0'), 'hex'), 'x', now() - interval '30 days', %(outcome)s,
        now() + %(pause)s::interval
 FROM generate_series(%(first)s::int, %(first)s::int + %(count)s::int - 1) n
+"""
+# Neither the order of ids nor that of the table is that of urgency.
+_HERD = """
+INSERT INTO qbo.connections (app_id, realm_id, realm_hash, refresh_token, next_refresh_at, refresh_expires_at)
+SELECT %(app)s, 'x', decode(lpad(to_hex(n), 32, '0'), 'hex'), 'x', now() - make_interval(secs => n * 7919 %% %(herd)s),
+       now() + CASE WHEN n %% (%(herd)s / %(dying)s) = 0 THEN make_interval(secs => 8 * (%(herd)s - n))
+                  ELSE '99 days' END
+FROM generate_series(1, %(herd)s) n
 """
 
 
@@ -90,3 +106,38 @@ def test_row_37_fifteen_thousand_rows_that_cannot_go_neither_fill_a_sweep_nor_sl
     assert dispatch_due(sweep).published == GOOD
     assert sorted(published) == [each.id for each in good], "the first sweep is full of those that can go"
     assert dispatch.open_apps(fleet.db, keys) == ([app_id], [])
+
+
+def test_row_31_a_fleet_that_is_due_at_once_goes_at_the_rate_and_the_most_urgent_first(
+    fleet: Fleet, refresher: Refresher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Fails without the budget of a sweep, without `_publish_urgent`, and without its ORDER BY: seen.
+    app_id = fleet.connect()[0].app_id
+    fleet.db.execute("DELETE FROM qbo.connections")
+    fleet.db.execute(_HERD, {"app": app_id, "herd": HERD, "dying": DYING})
+    fleet.db.execute("ANALYZE qbo.connections")
+    urgent = "WHERE refresh_expires_at < now() + interval '10 days' ORDER BY refresh_expires_at"
+    dying, overdue = (
+        [row.id for row in fleet.db.execute(f"SELECT id FROM qbo.connections {which}")]  # noqa: S608  # constants
+        for which in (urgent, "ORDER BY next_refresh_at")
+    )
+    published: list[int] = []
+    keys = (Keys(app_id, tuple(secret.secret_hash for secret in refresher.secrets[app_id])),)
+    sweep = Sweep(fleet.db, keys, PER_SWEEP, HERD, timedelta(0), Pace(), MARK, lambda: 0, published.extend)
+    for _ in range(3):  # in the third those that die soon no longer fill their half
+        before, done = len(published), set(published)
+        first = [each for each in dying if each not in done][: PER_SWEEP // 2]
+        then = [each for each in overdue if each not in done | set(first)][: PER_SWEEP - len(first)]
+        began = time.monotonic()
+        assert dispatch_due(sweep).published == PER_SWEEP
+        took_s = time.monotonic() - began
+        assert published[before:] == first + then
+    with capsys.disabled():
+        sys.stdout.write(f"\n{HERD} due: a sweep of {PER_SWEEP} takes {1000 * took_s:.0f} ms\n")
+    if FULL:
+        began, large = time.monotonic(), replace(sweep, per_sweep=10_000)
+        while (number := dispatch_due(large).published) == 10_000:
+            pass
+        took_s = time.monotonic() - began
+        sys.stderr.write(f"\nand the other {HERD - 3 * PER_SWEEP} took {took_s:.1f} s, {number} in the last sweep\n")
+        assert (len(published), len(set(published))) == (HERD, HERD)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+    from tests.support.commands import Run
     from tests.support.fleet import Fleet
 
 POINTS: list[tuple[Port, str, str]] = [
@@ -65,14 +67,36 @@ def test_row_5_what_dies_anywhere_else_than_between_answer_and_escrow_loses_noth
     assert (fleet.row(connected.id).status, fleet.events(connected.id)) == ("active", [])
 
 
-def test_row_5_what_dies_between_answer_and_escrow_is_in_doubt_and_no_verdict(
-    fleet: Fleet, refresher: Refresher, second_refresher: Refresher
+def test_row_5_what_dies_between_answer_and_escrow_is_in_doubt_counted_and_no_verdict(
+    fleet: Fleet, refresher: Refresher, second_refresher: Refresher, run: Run
 ) -> None:
     (connected,) = fleet.connect()
     die(refresher, connected.id, "intuit", "refresh", "after")
     fleet.let_pass(LEASE)
     result = refresh(second_refresher, connected.id, trigger=Trigger.SWEEP)
     assert (result.outcome, result.reason) == (Outcome.SUSPECT, "answer_lost")
+    # Counted: the ledger has the attempt that died, and what its death has cost, and so has who asks for the story.
+    assert fleet.outcomes(connected.id) == [("abandoned", None), ("suspect", "answer_lost")]
+    status, told, _ = run("explain", str(connected.id))
+    assert (status, "An answer that never reached us may have had" in " ".join(told.split())) == (0, True), told
+
+
+def test_row_5_that_window_is_under_a_millisecond_and_its_length_is_in_the_ledger(
+    fleet: Fleet, refresher: Refresher
+) -> None:
+    # Fails with a candidate kept before `escrow.put`, and with a window that is counted to before it: seen.
+    batches = []
+    for _ in range(3):  # whoever else is on this machine leaves one of them alone
+        batch = fleet.connect(20)
+        for each in batch:
+            assert refresh(refresher, each.id, trigger=Trigger.SWEEP).outcome is Outcome.REFRESHED
+        batches.append(statistics.quantiles(fleet.attempts(each.id)[0].exposed_us for each in batch)[0])
+    assert min(batches) < 1000, batches
+
+    (slow,) = fleet.connect()
+    late = with_seam(refresher, "escrow", "put", after=lambda: threading.Event().wait(0.05))
+    assert refresh(late, slow.id, trigger=Trigger.SWEEP).outcome is Outcome.REFRESHED
+    assert fleet.attempts(slow.id)[0].exposed_us >= 50_000, "an acknowledgement that comes late is counted to its end"
 
 
 def test_row_5_what_dies_between_answer_and_escrow_recovers_where_the_old_token_lives_on(

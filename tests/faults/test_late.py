@@ -162,6 +162,47 @@ def test_row_7_a_process_frozen_between_answer_and_save_does_not_overwrite_the_n
     assert fleet.holds_the_live_token(connected)
 
 
+@pytest.mark.parametrize("after", [timedelta(0), timedelta(hours=25)], ids=["at once", "once the grace is over"])
+def test_row_17_a_loser_who_posts_second_holds_the_live_token_and_it_is_found(
+    fleet: Fleet, refresher: Refresher, second_refresher: Refresher, after: timedelta
+) -> None:
+    # Fails without the candidate of a late save, once the provider no longer honours the row's: seen, a suspect.
+    fleet.simulator.set_policy("grace")
+    (connected,) = fleet.connect()
+
+    def others_go_first() -> None:
+        fleet.let_pass(LEASE)
+        assert sweep(second_refresher, connected).outcome is Outcome.REFRESHED
+
+    result = sweep(with_seam(refresher, "intuit", "refresh", before=others_go_first), connected)
+    assert (result.outcome, result.reason) == (Outcome.DEFERRED, "overtaken")
+    assert fleet.simulator.check().refreshes == 2, "the old token was honoured a second time"
+    assert not fleet.holds_the_live_token(connected), "the loser has it"
+    fleet.let_pass(after, at_intuit=True)
+    assert sweep(second_refresher, connected).outcome is Outcome.REFRESHED
+    assert fleet.holds_the_live_token(connected)
+    assert (fleet.row(connected.id).status, fleet.events(connected.id)) == ("active", [])
+    assert {outcome for outcome, _ in fleet.outcomes(connected.id)} == {"refreshed", "abandoned"}, "no refusal of ours"
+
+
+def test_row_17_a_loser_who_posts_second_and_is_refused_changes_nothing(
+    fleet: Fleet, refresher: Refresher, second_refresher: Refresher
+) -> None:
+    # Fails without lease and version in the conclusion: seen, a healthy connection is a suspect.
+    (connected,) = fleet.connect()
+
+    def others_go_first() -> None:
+        fleet.let_pass(LEASE)
+        assert sweep(second_refresher, connected).outcome is Outcome.REFRESHED
+
+    before = with_seam(refresher, "intuit", "refresh", before=others_go_first)
+    assert sweep(before, connected).reason == "overtaken"
+    assert fleet.state(connected).refusals == 1
+    row = fleet.row(connected.id)
+    assert (row.status, row.lease_id, row.not_before, fleet.candidates(connected.id)) == ("active", None, None, [])
+    assert fleet.holds_the_live_token(connected)
+
+
 def test_row_7_a_process_frozen_after_the_escrow_is_found_there_first(
     fleet: Fleet, refresher: Refresher, second_refresher: Refresher
 ) -> None:

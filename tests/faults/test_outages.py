@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+import redis
+from sqlalchemy.exc import DBAPIError
 
 from qbo_refresh.status import Outcome
 from tests.support.fleet import Connected, Fleet
 from tests.support.proxy import FaultProxy
-from tests.support.seams import with_seam
+from tests.support.seams import Killed, killed, with_seam
 from tests.support.sweeping import Minutes
 from tests.support.waiting import wait_until
 from worker.attempt import Trigger
@@ -237,6 +240,53 @@ def test_row_23_a_disk_that_is_full_at_the_save_gets_the_token_when_there_is_roo
         assert result.result(30).outcome is Outcome.REFRESHED
     own_fleet.db.drop_connection()
     assert own_fleet.holds_the_live_token(connected)
+
+
+def test_row_23_a_save_is_repeated_every_other_second_through_two_hours_and_then_saves(
+    start_worker: Callable[..., Runtime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Fails with an end to the patience, and with pauses that go on doubling: seen.
+    worker = start_worker()
+    with pytest.raises(DBAPIError) as refused:
+        Database("postgresql+psycopg://user@127.0.0.1:1/away").execute("SELECT")
+    passed, pauses = 0.0, list[float]()
+
+    def sleep(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+        pauses.append(seconds)
+
+    def saved() -> str:
+        assert not pauses or not worker.refresher.may_claim(), "meanwhile nothing is claimed"
+        if passed < two_hours:
+            raise refused.value
+        return "saved"
+
+    two_hours = timedelta(hours=2).total_seconds()
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert worker.db.until_acknowledged(saved, give_up=worker.stop.time_is_up) == "saved"
+    assert (sum(pauses[:7]) < 8, max(pauses)) == (True, 2), (
+        "quick at first, and it hardly waits when the server is back"
+    )
+    assert worker.refresher.may_claim()
+
+
+@pytest.mark.parametrize("away", [timedelta(hours=2), timedelta(days=29)], ids=["two hours", "29 days"])
+def test_row_23_what_an_old_worker_could_not_save_lies_in_the_escrow_for_the_new_one_however_long_it_takes(
+    fleet: Fleet, start_worker: Callable[..., Runtime], redis_url: str, away: timedelta
+) -> None:
+    # Fails with copies that live an hour, or 25 hours as those that were saved: seen, the grant is lost.
+    (connected,) = fleet.connect()
+    with pytest.raises(Killed):
+        sweep(with_seam(start_worker().refresher, "store", "save", before=killed), connected)
+    fleet.let_pass(away, at_intuit=True)
+    with redis.Redis.from_url(redis_url) as valkey:
+        for key in valkey.scan_iter("qbo:escrow:*"):
+            valkey.expire(key, valkey.ttl(key) - int(away.total_seconds()))
+    new = start_worker().refresher
+    assert sweep(new, connected).outcome is Outcome.REFRESHED
+    assert fleet.holds_the_live_token(connected)
+    assert fleet.state(connected).refusals == 0
 
 
 @pytest.mark.parametrize("statement", ["WITH saved AS", "WITH held AS", "UPDATE qbo.connections c SET", "COMMIT"])

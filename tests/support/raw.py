@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from worker.tokens import TokenSet
 
@@ -23,9 +23,23 @@ def answering(*pieces: bytes, for_ever: bytes = b"") -> Iterator[int]:
         pieces: What it answers.
         for_ever: Sent after them again and again, as fast as it is taken.
     """
+    endless = (for_ever * 100,) if for_ever else ()
+    with _serving(itertools.repeat((pieces, endless))) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def answering_in_turn(answers: Iterable[bytes]) -> Iterator[int]:
+    """Give the port of a server that answers each connection with the next of these, then closes."""
+    with _serving(((answer,), ()) for answer in answers) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def _serving(answers: Iterator[tuple[Sequence[bytes], Sequence[bytes]]]) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         over = threading.Event()
-        thread = threading.Thread(target=_serve, args=(listening, over, pieces, for_ever))
+        thread = threading.Thread(target=_serve, args=(listening, over, answers))
         thread.start()
         try:
             yield listening.getsockname()[1]
@@ -34,21 +48,28 @@ def answering(*pieces: bytes, for_ever: bytes = b"") -> Iterator[int]:
             thread.join()
 
 
-def _serve(listening: socket.socket, over: threading.Event, pieces: Iterable[bytes], for_ever: bytes) -> None:
+def _serve(
+    listening: socket.socket, over: threading.Event, answers: Iterator[tuple[Sequence[bytes], Sequence[bytes]]]
+) -> None:
     listening.settimeout(0.05)
     while not over.is_set():
         try:
             connection, _ = listening.accept()
         except TimeoutError:
             continue
-        endless = itertools.repeat(for_ever * 100) if for_ever else ()
+        pieces, endless = next(answers)
         with connection, contextlib.suppress(OSError):
             connection.settimeout(5)
             connection.recv(65536)
-            for piece in itertools.chain(pieces, endless):
+            for piece in itertools.chain(pieces, itertools.cycle(endless)):
                 connection.sendall(piece)
                 if over.is_set():
                     break
+            # What is closed with something unread is reset, and the other side may lose what it has not read yet.
+            connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(0.02)
+            while connection.recv(65536):
+                pass
 
 
 def good_answer(tokens: TokenSet, *headers: bytes, content_type: bytes = b"application/json") -> bytes:
