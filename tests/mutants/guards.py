@@ -120,8 +120,8 @@ _SAVING = (
         _OUTCOMES,
         "    lease_id = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.lease_id END,\n"
         "    leased_until = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.leased_until END,\n"
-        "    in_doubt = false, suspect_since = NULL, needs_reauth_since",
-        "    lease_id = NULL, leased_until = NULL,\n    in_doubt = false, suspect_since = NULL, needs_reauth_since",
+        "    in_doubt = false",
+        "    lease_id = NULL, leased_until = NULL,\n    in_doubt = false",
         _saves("test_late_success_does_not_end_the_lease_of_who_took_over"),
     ),
     Guard(
@@ -423,8 +423,8 @@ _SENDING = (
     Guard(
         "keys: a block is one secret's",
         _CLAIMS,
-        "b.secret_hash = k.hash AND b.blocked_at IS NOT NULL)) AS usable",
-        "b.blocked_at IS NOT NULL)) AS usable",
+        "AND b.secret_hash = k.hash AND b.blocked_at IS NOT NULL))\n",
+        "AND b.blocked_at IS NOT NULL))\n",
         (
             "tests/db/test_app_blocks.py::test_a_deployment_with_another_secret_is_not_blocked",
             "tests/db/test_app_blocks.py::test_a_worker_with_one_good_secret_of_two_goes_on",

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from worker.consent import NewGrant
     from worker.database import Database
 
-CODE_LIVES = timedelta(minutes=10)  # Intuit does not say; RFC 6749 section 4.1.2 recommends ten minutes at most
+# The consents `z` to the company of a connection `c`; a first connection's names none.
+OF_COMPANY = "(z.connection_id = c.id OR (z.app_id = c.app_id AND z.realm_hash = c.realm_hash))"
 
 
 def callback(db: Database, authorization_id: int) -> Callback | None:
@@ -370,10 +371,9 @@ def end_all(db: Database, connection_id: int, *, links: bool) -> None:
     turn up.
     """
     db.execute(
-        "UPDATE qbo.authorizations z SET outcome = %(outcome)s, reason = 'disconnected', finished_at = now(),"
+        "UPDATE qbo.authorizations z SET outcome = %(outcome)s, reason = 'disconnected', finished_at = now(),"  # noqa: S608  # constants
         " code = NULL, realm_id = NULL FROM qbo.connections c"
         " WHERE c.id = %(id)s AND (z.used_at IS NOT NULL OR %(links)s)"
-        " AND (z.finished_at IS NULL OR z.outcome = 'lost')"
-        " AND (z.connection_id = c.id OR (z.app_id = c.app_id AND z.realm_hash = c.realm_hash))",
+        f" AND (z.finished_at IS NULL OR z.outcome = 'lost') AND {OF_COMPANY}",
         {"id": connection_id, "outcome": Authorized.REFUSED, "links": links},
     )
