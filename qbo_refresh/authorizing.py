@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from qbo_refresh import broker, configuration, consent_state, watching
+from qbo_refresh import broker, configuration, consent_state, names, watching
 from qbo_refresh.database import Database, DatabaseAway, database
 from qbo_refresh.errors import (
     ConfigurationError,
@@ -337,7 +337,7 @@ def _wait(db: Database, authorization_id: int, *, until: float) -> Connected:
 def _ask(app: Celery, authorization_id: int) -> bool:
     """Ask the worker for the exchange; False if the broker is away: then the next sweep finds the row."""
     try:
-        broker.send(app, broker.EXCHANGE, authorization_id)
+        broker.send(app, names.EXCHANGE, authorization_id)
     except Exception:  # noqa: BLE001  # each transport has its own, and none is more than "not sent"
         return False
     return True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbo_refresh import configuration, outbox
+from qbo_refresh import configuration, names, outbox
 from qbo_refresh.database import database
 from qbo_refresh.errors import ConfigurationError, UnknownConnection
 from qbo_refresh.secret import Secret
@@ -100,12 +100,12 @@ class _Real:
     def disconnect(self, connection_id: int, external_id: str | None) -> None:
         from qbo_refresh import broker  # noqa: PLC0415  # as above
 
-        broker.send(broker.app(), broker.DISCONNECT, connection_id, external_id=external_id)
+        broker.send(broker.app(), names.DISCONNECT, connection_id, external_id=external_id)
 
     def disconnect_hint(self, connection_id: int) -> None:
         from qbo_refresh import broker  # noqa: PLC0415  # as above
 
-        broker.send(broker.app(), broker.DISCONNECT_HINT, connection_id)
+        broker.send(broker.app(), names.DISCONNECT_HINT, connection_id)
 
     def count_missed(self, connection_id: int) -> None:
         database().rows(_COUNT_MISSED, {"id": connection_id})

@@ -18,7 +18,7 @@ from qbo_refresh.status import Authorized
 from worker import clock, log, policy
 from worker.attempt import Received, Record
 from worker.consent import Exchanged, Installed, NewGrant
-from worker.database import sqlstate
+from worker.database import UNIQUE_VIOLATION, sqlstate
 from worker.errors import (
     ClientRejected,
     Facts,
@@ -45,7 +45,6 @@ PAUSE = timedelta(seconds=2)  # a person is waiting, and nothing was spent
 PROVEN_WITHIN = timedelta(seconds=10)
 # An escrow that does not answer may have the token; a company that cannot be proven now may be, later.
 WAITS_FOR = timedelta(days=1)
-_UNIQUE_VIOLATION = "23505"
 # A consent is no connection's grant before it is saved; grants count from 1.
 _NO_GRANT_YET, _NO_VERSION_YET = 0, 0
 _NO_FACTS = Facts()
@@ -329,7 +328,7 @@ def _save(
         try:
             installed = exchanger.store.install(consent, seal, record)
         except DBAPIError as error:
-            if sqlstate(error) != _UNIQUE_VIOLATION:
+            if sqlstate(error) != UNIQUE_VIOLATION:
                 raise
             # An import has just made this very connection: now it is found.
             installed = exchanger.store.install(consent, seal, record)

@@ -10,7 +10,7 @@ from qbo_refresh.errors import QboRefreshError
 from worker import schema, settings
 from worker.cli.common import json_option, open_database, print_json
 from worker.cli.moments import from_now
-from worker.database import Database, DatabaseUnavailable, is_passing, sqlstate
+from worker.database import LOCK_NOT_AVAILABLE, Database, DatabaseUnavailable, is_passing, sqlstate
 from worker.policy.verdicts import EPOCH_WAIT
 from worker.store import control
 from worker.store.control import Identity
@@ -26,7 +26,7 @@ def migrate(*, as_json: bool) -> None:
     try:
         command.upgrade(schema.alembic_config(), "head")
     except sqlalchemy.exc.DBAPIError as error:
-        if sqlstate(error) == "55P03":
+        if sqlstate(error) == LOCK_NOT_AVAILABLE:
             raise DatabaseUnavailable(
                 "A long-running statement holds a table: nothing was changed; run `qbo-refresh migrate` again."
             ) from error
