@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     from worker.store.control import Known
     from worker.store.totals import AppState, Control, Total
 
-SWEEPS_MISSED = 3
 UNDELIVERED = timedelta(hours=1)
-UNEXCHANGED = timedelta(minutes=10)
-UNREVOKED = timedelta(hours=1)
 _REDIS_WITHIN_S = 2.0
 
 
@@ -145,12 +142,12 @@ def _control_problems(health: Health) -> Iterable[str]:
             f"Events have been waiting for delivery for {_minutes(waiting)}: is EVENT_BROKER_URL's broker running,"
             " and a worker for qbo.events? `qbo-refresh events --undelivered` shows them."
         )
-    if control.consents_since and (waiting := control.at - control.consents_since) > UNEXCHANGED:
+    if control.consents_since and (waiting := control.at - control.consents_since) > figures.UNEXCHANGED:
         yield (
             f"{control.consents} consents wait to be exchanged, the oldest for {_minutes(waiting)}: do workers run, and"
             " can they reach Intuit, QuickBooks' API and Redis?"
         )
-    if control.revocations_since and (waiting := control.at - control.revocations_since) > UNREVOKED:
+    if control.revocations_since and (waiting := control.at - control.revocations_since) > figures.UNREVOKED:
         yield (
             f"{control.revocations} tokens of ended connections wait to be revoked, the oldest for {_minutes(waiting)}:"
             " Intuit has not acknowledged it; the sweep asks again, and `qbo-refresh app` shows whether a secret is"
@@ -192,7 +189,7 @@ def _sweep_problems(health: Health, app: AppState) -> Iterable[str]:
         return
     if app.swept_at is None:
         yield "Connections are due and no sweep has ever run: start `celery -A worker.app beat` and a worker."
-    elif (since := health.control.at - app.swept_at) > SWEEPS_MISSED * health.sweep:
+    elif (since := health.control.at - app.swept_at) > figures.SWEEPS_MISSED * health.sweep:
         yield f"Connections are due and the last sweep was {_minutes(since)} ago: are beat and a worker running?"
 
 

@@ -352,6 +352,11 @@ def _apps(text: str) -> Iterable[App]:
         raise SettingsError(mend) from None
 
 
+def demand_all(config: Settings) -> None:
+    """Demand what a worker needs. Raises as `demand` does."""
+    demand(config.database, config.redis, config.keyring, config.lookup, config.apps, config.endpoint)
+
+
 def demand(*reads: Callable[[], object]) -> None:
     """Call these methods of `Settings`, so that everything that is missing or wrong is said at once, a line each.
 

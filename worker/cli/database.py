@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 import sqlalchemy.exc
 
-from alembic import command
 from qbo_refresh.errors import QboRefreshError
 from worker import schema, settings
 from worker.cli.common import json_option, open_database, print_json
@@ -24,7 +23,7 @@ def migrate(*, as_json: bool) -> None:
     db = Database(config.database(migration=True), schema=config.database_schema)
     before = schema.revision(db)
     try:
-        command.upgrade(schema.alembic_config(), "head")
+        schema.upgrade()
     except sqlalchemy.exc.DBAPIError as error:
         if sqlstate(error) == LOCK_NOT_AVAILABLE:
             raise DatabaseUnavailable(
