@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker import settings
-from worker.cli.common import app_options, choose_apps, json_option, open_database, plain, print_json, printable
+from worker.cli.choosing import app_options, choose_apps, open_database
 from worker.cli.moments import from_now, utc
+from worker.cli.printing import counted, json_option, print_json, printable
 from worker.store import apps as store
 from worker.store import held, totals
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from worker.attempt import Keys
     from worker.store.totals import AppState, Block, Total
 
-_WHICH = {0: "current", 1: "previous"}
+_WHICH = ("current", "previous")
 
 
 @click.group(invoke_without_command=True)
@@ -60,7 +61,7 @@ def _facts(each: AppState, keys: Keys | None, counted: Sequence[Total]) -> dict[
         "client_id": each.client_id,
         "secrets_here": 0 if keys is None else len(keys.secret_hashes),
         "blocked": [
-            {"secret": _which(b, keys), "reason": b.reason, "since": plain(b.since), "next_probe": plain(b.probe_at)}
+            {"secret": _which(b, keys), "reason": b.reason, "since": b.since, "next_probe": b.probe_at}
             for b in each.blocks
         ],
         "throttled_until": each.throttled_until,
@@ -79,7 +80,7 @@ def _told(each: AppState, facts: dict[str, Any], at: datetime) -> list[str]:
         f"  secrets      {secrets[min(facts['secrets_here'], 2)]}",
     ]
     for block, shown in zip(each.blocks, facts["blocked"], strict=True):
-        probe = f"; next try {_probe(block, at)}" if shown["secret"] in _WHICH.values() else ""
+        probe = f"; next try {_probe(block, at)}" if shown["secret"] in _WHICH else ""
         lines += [
             f"  blocked      {shown['secret']} secret, since {utc(block.since)} ({from_now(block.since, at)}):",
             f"               Intuit answers {printable(block.reason)}{probe}",
@@ -124,9 +125,9 @@ def unblock(*, client_id: str | None, environment: str | None, as_json: bool) ->
         return
     for each, number in lifted.items():
         if number:
-            secrets = "1 secret" if number == 1 else f"{number} secrets"
             click.echo(
-                f"{each.environment} {printable(each.client_id)}: {secrets} unblocked; the next sweep takes all."
+                f"{each.environment} {printable(each.client_id)}: {counted(number, 'secret')} unblocked;"
+                " the next sweep takes all."
             )
     if not any(lifted.values()):
         click.echo("Nothing was blocked; nothing changed.")

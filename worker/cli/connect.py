@@ -12,9 +12,9 @@ import click
 
 from qbo_refresh import authorizing, configuration, database
 from worker import runtime, settings
-from worker.cli.common import json_option, print_json
-from worker.cli.connection import resolve
+from worker.cli.choosing import resolve
 from worker.cli.loopback import Callback
+from worker.cli.printing import json_option, print_json
 from worker.exchange import exchange
 from worker.settings import SettingsError
 

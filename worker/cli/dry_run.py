@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker import dispatch, health, preview, queues, settings
-from worker.cli.common import json_option, open_database, plain, print_json, printable
+from worker.cli.choosing import open_database
 from worker.cli.moments import from_now
+from worker.cli.printing import json_option, print_json, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +58,7 @@ def _facts(found: Preview) -> dict[str, Any]:
                 "reason": group.reason,
                 "detail": group.detail,
                 "connections": group.connections,
-                "first_at": plain(group.until),
+                "first_at": group.until,
             }
             for group in found.groups
         ],

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker import log, policy, settings
-from worker.cli.common import app_options, choose_apps, json_option, open_database, plain, print_json, printable
+from worker.cli.choosing import app_options, choose_apps, open_database
 from worker.cli.moments import from_now, utc
+from worker.cli.printing import json_option, print_json, printable
 from worker.policy.verdicts import GUARD_PATIENCE
 from worker.store import control, guards
 
@@ -68,8 +69,8 @@ def _facts(each: Guarded, suspects: Sequence[Suspect], known: Known) -> dict[str
             {
                 "id": suspect.id,
                 "label": suspect.label,
-                "suspect_since": plain(suspect.suspect_since),
-                "asked_again_at": plain(suspect.asked_again_at),
+                "suspect_since": suspect.suspect_since,
+                "asked_again_at": suspect.asked_again_at,
                 "withheld": suspect.withheld,
             }
             for suspect in suspects

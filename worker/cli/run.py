@@ -17,7 +17,7 @@ import click
 from qbo_refresh import sealing
 from qbo_refresh.errors import QboRefreshError
 from worker import queues, schema, settings
-from worker.cli.common import open_database
+from worker.cli.choosing import open_database
 
 if TYPE_CHECKING:
     from worker.embedded import Servers
