@@ -8,8 +8,8 @@ import click
 
 from worker import settings
 from worker.cli.choosing import app_options, choose_apps, open_database
-from worker.cli.moments import from_now, utc
 from worker.cli.printing import counted, json_option, print_json, printable
+from worker.moments import about, from_now
 from worker.store import apps as store
 from worker.store import held, totals
 
@@ -82,11 +82,11 @@ def _told(each: AppState, facts: dict[str, Any], at: datetime) -> list[str]:
     for block, shown in zip(each.blocks, facts["blocked"], strict=True):
         probe = f"; next try {_probe(block, at)}" if shown["secret"] in _WHICH else ""
         lines += [
-            f"  blocked      {shown['secret']} secret, since {utc(block.since)} ({from_now(block.since, at)}):",
+            f"  blocked      {shown['secret']} secret, since {about(block.since, at)}:",
             f"               Intuit answers {printable(block.reason)}{probe}",
         ]
     if each.throttled_until:
-        lines.append(f"  throttled    until {utc(each.throttled_until)} ({from_now(each.throttled_until, at)})")
+        lines.append(f"  throttled    until {about(each.throttled_until, at)}")
     tripped = each.guard.tripped_at
     if tripped is not None and not each.guard.is_open:
         lines.append(f"  guard        tripped {from_now(tripped, at)}: `qbo-refresh guard` tells more")

@@ -8,9 +8,9 @@ import sqlalchemy.exc
 from qbo_refresh.errors import QboRefreshError
 from worker import schema, settings
 from worker.cli.choosing import open_database
-from worker.cli.moments import from_now
 from worker.cli.printing import json_option, print_json
 from worker.database import LOCK_NOT_AVAILABLE, Database, DatabaseUnavailable, is_passing, sqlstate
+from worker.moments import from_now
 from worker.policy.verdicts import EPOCH_WAIT
 from worker.store import control
 from worker.store.control import Identity

@@ -9,8 +9,8 @@ import click
 
 from worker import dispatch, health, preview, queues, settings
 from worker.cli.choosing import open_database
-from worker.cli.moments import from_now
 from worker.cli.printing import json_option, print_json, printable
+from worker.moments import from_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,7 +15,7 @@ from worker import explaining, settings
 from worker.attempt import IF_DUE
 from worker.cli.choosing import open_database, resolve
 from worker.cli.printing import json_option, print_json, printable
-from worker.explaining.moments import exactly
+from worker.moments import exactly
 from worker.store import claims, held, history, totals, verdicts
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import click
 
 from qbo_refresh.status import Status
 from worker.cli.choosing import open_database
-from worker.cli.moments import from_now
 from worker.cli.printing import json_option, print_json, printable
+from worker.moments import from_now
 from worker.store import reading
 from worker.store.reading import Filter, Listed
 

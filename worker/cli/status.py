@@ -8,8 +8,8 @@ import click
 
 from worker import health, policy, settings
 from worker.cli.choosing import open_database
-from worker.cli.moments import from_now
 from worker.cli.printing import json_option, plain, print_json, printable
+from worker.moments import from_now
 from worker.store.control import Identity
 from worker.store.totals import EXPIRES_SOON
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from qbo_refresh.status import Status
 from worker import policy
 from worker.errors import GrantRejected
-from worker.explaining.moments import exactly, long, when
 from worker.explaining.past import WITHHELD
+from worker.moments import exactly, long, when
 from worker.policy import Guard, Standing, Withheld
 from worker.policy.expiry import NOTICES_DAYS, Clocks
 from worker.policy.verdicts import GUARD_PATIENCE
