@@ -181,7 +181,7 @@ def _app_problems(health: Health) -> Iterable[str]:
                 since = long(health.control.at - block.since)
                 yield (
                     f"Intuit has refused a client secret of {name} for {since} ({block.reason}): correct it;"
-                    " one connection a minute tries it again."
+                    " one connection with each sweep tries it again."
                 )
 
 

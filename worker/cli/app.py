@@ -109,7 +109,7 @@ def _probe(block: Block, at: datetime) -> str:
 @app_options
 @json_option
 def unblock(*, client_id: str | None, environment: str | None, as_json: bool) -> None:
-    """Let all connections of an app go at once, and not one a minute until a secret works.
+    """Let all connections of an app go at once, and not one with each sweep until a secret works.
 
     For after the client secret was mended at Intuit or here. A secret that is still refused is blocked again by the
     first connection that meets it. Verdicts of the last 30 days are asked about once more.

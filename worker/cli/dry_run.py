@@ -79,7 +79,7 @@ _WORDS = {
     preview.WOULD_GO: "would be published",
     "over_the_rate": "due, but over the rate: the sweeps after it take them",
     "throttled": "due, but Intuit throttles the app",
-    "blocked": "due, but the app's client secret is refused: one a minute tries it",
+    "blocked": "due, but the app's client secret is refused: one with each sweep tries it",
     "everything_frozen": "due, but everything is frozen (`thaw --all` ends it)",
     "queue_full": "due, but the queue holds more than two minutes' worth already",
     "redis_away": "due, but Redis is away",

@@ -115,7 +115,7 @@ def _next(prospect: Prospect) -> str:  # noqa: C901, PLR0911, PLR0912  # one sen
         case "blocked":
             probe = f", next at {when(row.probe_at, row.at)}" if row.probe_at and row.probe_at > row.at else ""
             return (
-                f"Intuit refuses the app's client secret: one connection a minute tries it{probe} (`qbo-refresh app`)."
+                f"Intuit refuses the app's client secret: one connection at a time tries it{probe} (`qbo-refresh app`)."
             )
         case "in_progress" if row.is_leased:
             return "An attempt is under way now."
