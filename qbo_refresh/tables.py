@@ -205,7 +205,7 @@ candidates = sa.Table(
     sa.Column("refresh_token", BYTEA, nullable=False),
     sa.Column("fingerprint", BYTEA, nullable=False),
     sa.Column("received_at", _when, nullable=False, server_default=sa.func.now()),
-    # When Intuit refused it first, or it was settled without that; and when a success made it worthless.
+    # When Intuit refused it first, or accepted it; and when a success made it worthless.
     sa.Column("tried_at", _when),
     sa.Column("settled_at", _when),
     # Each is kept once: the same token found again in the escrow stays what it is.

@@ -166,6 +166,18 @@ def claim(
     )
 
 
+def write_abandoned(db: Database, connection_id: int) -> None:
+    """Write the attempt that holds the connection's lease into the ledger: it is about to lose it."""
+    db.execute(
+        "INSERT INTO qbo.refresh_attempts (attempt_id, connection_id, token_version, trigger, worker, began_at,"
+        " outcome, reason, fingerprint_before)"
+        " SELECT c.lease_id, c.id, c.token_version, c.attempt_trigger, c.attempt_worker, c.attempt_began_at,"
+        " 'abandoned', 'overtaken', c.refresh_token_fingerprint FROM qbo.connections c"
+        " WHERE c.id = %(id)s AND c.lease_id IS NOT NULL ON CONFLICT (attempt_id) DO NOTHING",
+        {"id": connection_id},
+    )
+
+
 # No lease is that long: a hand wrote it, or the database's clock was stepped back under it. In the second case somebody
 # may hold it this very moment, so that it is not taken for over: it ends one longest lease after it was noticed, which
 # is after the end of any that was taken before. Of each app the 10,000 most overdue rows are looked at, those that are

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbo_refresh.status import Event, Hold, Status
-from worker.store import authorizations, events, fleet, revocations
+from worker.store import authorizations, claims, events, fleet, revocations
 
 if TYPE_CHECKING:
     from worker.database import Database
@@ -49,7 +49,7 @@ def disconnect(db: Database, connection_id: int, *, revoke: bool, links: bool) -
             return "disconnected"
         if revoke:
             revocations.add_all(db, connection_id)
-        authorizations.write_abandoned(db, connection_id)
+        claims.write_abandoned(db, connection_id)
         db.execute("DELETE FROM qbo.candidates WHERE connection_id = %(id)s", {"id": connection_id})
         db.execute(_FORGET, {"id": connection_id})
         events.emit(db, connection_id, Event.DISCONNECTED)
