@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from benchmarks.stage import Stage
     from intuit_simulator import CreatedGrant
 
-ENVIRONMENT = "production"  # the worker's default; the simulator's URL decides where calls go
+ENVIRONMENT = "sandbox"  # as the simulator's settings have it
 # Contender → its table, and the column that says when a connection was refreshed last.
 TABLES = {
     "bare": ("bench.bare", "refreshed_at"),

@@ -157,10 +157,7 @@ def _environment(servers: embedded.Servers, simulator: intuit_simulator.Simulato
         "REDIS_URL": servers.redis_url,
         "TOKEN_KEYS": f"bench:{sealing.new_key()}",
         "LOOKUP_KEY": sealing.new_key(),
-        "INTUIT_CLIENT_ID": simulator.client_id,
-        "INTUIT_CLIENT_SECRET": simulator.client_secret,
-        "INTUIT_TOKEN_URL": simulator.token_url,
-        "INTUIT_REVOKE_URL": simulator.revoke_url,
+        **simulator.settings(),
         "INTUIT_DISCOVERY_URL": simulator.discovery_url,
         # No sweep of the benchmark ends because of its budget.
         "REFRESH_PER_MINUTE": "10000000",

@@ -46,6 +46,18 @@ class Simulator:
         self.client_id = client_id
         self.client_secret = client_secret
 
+    def settings(self) -> dict[str, str]:
+        """Return the environment variables by which the worker of this project takes it for Intuit, secret and all."""
+        return {
+            "INTUIT_ENVIRONMENT": "sandbox",
+            "INTUIT_CLIENT_ID": self.client_id,
+            "INTUIT_CLIENT_SECRET": self.client_secret,
+            "INTUIT_TOKEN_URL": self.token_url,
+            "INTUIT_REVOKE_URL": self.revoke_url,
+            "INTUIT_AUTHORIZE_URL": self.authorize_url,
+            "INTUIT_API_URL": self.api_url,
+        }
+
     def status(self) -> dict[str, Any]:
         """Return the time, the policy and some counts."""
         return self._object("GET", "status")

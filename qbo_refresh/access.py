@@ -17,6 +17,7 @@ from qbo_refresh.errors import TemporarilyUnavailable, TokenRejected
 from qbo_refresh.standing import ONCE_IN, SHORTEST
 from qbo_refresh.status import Hold
 from qbo_refresh.tokens import AccessToken, opened
+from qbo_refresh.watching import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from qbo_refresh.standing import Standing
 
 MIN_TTL = timedelta(minutes=5)
-TIMEOUT = timedelta(seconds=8)
 DATABASE_RETRY_AFTER_S = 5.0
 # Suspicion alone takes no valid token from anybody: it is quiet, and mostly passes.
 _QUIET = frozenset({str(Hold.SUSPECT)})
@@ -50,7 +50,8 @@ def access_token(
         UnknownConnection: No connection has this name.
         ConfigurationError: This process is not set up.
     """
-    least = _duration(min_ttl)
+    least_s = watching.seconds(min_ttl)
+    least = timedelta(seconds=least_s)
     with _sentence():
         side = other_side.here()
         before = side.read(connection)
@@ -64,10 +65,7 @@ def access_token(
             return found
         try:
             before.check_refreshable()
-            seconds = least.total_seconds()
-            return watching.wait(
-                side, before, min_ttl_s=seconds, answer=fresh, timeout_s=_duration(timeout).total_seconds()
-            )
+            return watching.wait(side, before, min_ttl_s=least_s, answer=fresh, timeout_s=watching.seconds(timeout))
         except TemporarilyUnavailable:
             if not before.lives(min(SHORTEST, least)):
                 raise
@@ -102,7 +100,7 @@ def reject(token: AccessToken, *, timeout: timedelta | float = TIMEOUT) -> Acces
         before.check_refreshable()
         if before.lease_id is None and before.since_attempt is not None and before.since_attempt < ONCE_IN:
             raise before.unavailable("refreshed_just_now", ONCE_IN - before.since_attempt)
-        return watching.wait(side, before, min_ttl_s=None, answer=newer, timeout_s=_duration(timeout).total_seconds())
+        return watching.wait(side, before, min_ttl_s=None, answer=newer, timeout_s=watching.seconds(timeout))
 
 
 def ensure_syncable(connection: int | str) -> int:
@@ -183,10 +181,6 @@ def _without(function: Callable[..., Any], token_arg: str, connection_arg: str) 
             raise TypeError(f"{function.__qualname__} has no argument {name!r}: see with_access_token's options")
     left = [parameter for name, parameter in signature.parameters.items() if name != token_arg]
     return signature.replace(parameters=left)
-
-
-def _duration(given: timedelta | float) -> timedelta:
-    return given if isinstance(given, timedelta) else timedelta(seconds=given)
 
 
 @contextlib.contextmanager

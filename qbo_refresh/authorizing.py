@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from qbo_refresh import broker, configuration, consent_state
+from qbo_refresh import broker, configuration, consent_state, names, watching
 from qbo_refresh.database import Database, DatabaseAway, database
 from qbo_refresh.errors import (
     ConfigurationError,
@@ -37,7 +37,6 @@ STATE_LIVES_S = 600
 _CODE = re.compile(r"[\x21-\x7e]{1,4096}")
 _REALM = re.compile(r"[\x21-\x7e]{1,64}")  # as the import takes them
 _ASK_AGAIN_S, _RETRY_AFTER_S = 3.0, 2.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,24 +323,21 @@ def outcome(db: Database, authorization_id: int) -> tuple[Connected | None, str]
 
 def _wait(db: Database, authorization_id: int, *, until: float) -> Connected:
     app = broker.app()
-    pause, ask_at, is_broker_away = _FIRST_PAUSE_S, time.monotonic(), False
-    while True:
+    why, ask_at, is_broker_away = "in_progress", time.monotonic(), False
+    for _ in watching.looks(until):
         found, why = outcome(db, authorization_id)
         if found is not None:
             return found
-        if time.monotonic() >= until:
-            raise TemporarilyUnavailable("broker_unavailable" if is_broker_away else why, _RETRY_AFTER_S)
         if time.monotonic() >= ask_at:
             is_broker_away = not _ask(app, authorization_id)
             ask_at = time.monotonic() + _ASK_AGAIN_S
-        time.sleep(max(0.0, min(pause, until - time.monotonic())))
-        pause = min(pause * 1.5, _LONGEST_PAUSE_S)
+    raise TemporarilyUnavailable("broker_unavailable" if is_broker_away else why, _RETRY_AFTER_S)
 
 
 def _ask(app: Celery, authorization_id: int) -> bool:
     """Ask the worker for the exchange; False if the broker is away: then the next sweep finds the row."""
     try:
-        broker.send(app, broker.EXCHANGE, authorization_id)
+        broker.send(app, names.EXCHANGE, authorization_id)
     except Exception:  # noqa: BLE001  # each transport has its own, and none is more than "not sent"
         return False
     return True

@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL on which no statement waits for ever, whatever is wrong between here and there.
+"""A connection to PostgreSQL on which no statement waits for ever, and which of its errors may pass.
 
 `statement_timeout` is the server's: one that is frozen, or a pooler whose server is gone, takes our bytes and says
 nothing, and neither `tcp_user_timeout` nor keepalives notice.
@@ -13,6 +13,16 @@ import psycopg
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+
+# Connection, rollback, resources, intervention, system; then: read-only, a lock, sessions that took or waited too long.
+_PASSING_CLASSES = ("08", "40", "53", "57", "58")
+_PASSING = ("25006", "25P03", "25P04", "55P03")
+
+
+def may_pass(sqlstate: str) -> bool:
+    """Tell whether the same statement may succeed later: the connection, a lock, a full disk, a shutdown."""
+    return sqlstate[:2] in _PASSING_CLASSES or sqlstate in _PASSING
 
 
 class Overdue(psycopg.OperationalError):

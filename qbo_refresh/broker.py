@@ -10,6 +10,7 @@ from kombu import Exchange, Queue
 
 from qbo_refresh import configuration
 from qbo_refresh.errors import ConfigurationError
+from qbo_refresh.names import ADHOC, REFRESH_CONNECTION
 from qbo_refresh.standing import ONCE_IN
 
 if TYPE_CHECKING:
@@ -17,12 +18,6 @@ if TYPE_CHECKING:
 
     from qbo_refresh.secret import Secret
 
-# Names of the worker's, which a host's process does not import.
-REFRESH_CONNECTION = "worker.tasks.refresh_connection"
-EXCHANGE = "worker.tasks.exchange"
-DISCONNECT = "worker.tasks.disconnect"
-DISCONNECT_HINT = "worker.tasks.disconnect_hint"
-ADHOC = "qbo.adhoc"
 # As the worker declares it, whatever the host's app says of queues that it does not know.
 _QUEUE: Any = Queue(ADHOC, Exchange(ADHOC, type="direct"), routing_key=ADHOC)
 _WITHIN_S = 3

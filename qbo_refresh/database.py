@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
 from qbo_refresh import configuration
-from qbo_refresh.bounded import BoundedConnection, Overdue
+from qbo_refresh.bounded import BoundedConnection, Overdue, may_pass
 from qbo_refresh.errors import ConfigurationError, QboRefreshError
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from qbo_refresh.configuration import Configuration
 
 _TABLE = re.compile(r"\bqbo\.")
-# Connection, rollback, resources, intervention, system; then: read-only, a lock, sessions that took or waited too long.
-_PASSING_CLASSES = ("08", "40", "53", "57", "58")
-_PASSING = ("25006", "25P03", "25P04", "55P03")
 _NO_TABLE, _NO_SCHEMA, _NO_COLUMN, _NO_PRIVILEGE = "42P01", "3F000", "42703", "42501"
 _PREPARE_AFTER = 3  # executions
 # A line that is half-open, or a server that is frozen, says nothing: nobody who waits for a token waits longer for it.
@@ -157,7 +154,7 @@ def _translated(error: psycopg.Error) -> Exception:
         return ConfigurationError("The role of DATABASE_URL may not do this: see `qbo-refresh roles`.")
     if state is None or state[:2] in ("08", "57"):
         return _Stale()
-    if state[:2] in _PASSING_CLASSES or state in _PASSING:
+    if may_pass(state):
         return DatabaseAway(f"PostgreSQL cannot do this now (SQLSTATE {state}).")
     return error
 

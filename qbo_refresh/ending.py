@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from qbo_refresh import other_side
+from qbo_refresh import other_side, watching
 from qbo_refresh.database import DatabaseAway
 from qbo_refresh.errors import QboRefreshError, TemporarilyUnavailable, UnknownConnection
 from qbo_refresh.standing import ONCE_IN
 from qbo_refresh.status import Status
+from qbo_refresh.watching import RETRY_AFTER_S, TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import timedelta
 
     from qbo_refresh.other_side import OtherSide
-
-TIMEOUT = timedelta(seconds=8)
-_FIRST_PAUSE_S = 0.02
-_LONGEST_PAUSE_S = 0.25
-_RETRY_AFTER_S = 15.0
 
 
 def disconnect(connection: int | str, *, external_id: str | None = None, timeout: timedelta | float = TIMEOUT) -> None:
@@ -39,8 +35,7 @@ def disconnect(connection: int | str, *, external_id: str | None = None, timeout
         UnknownConnection: No connection has this name, or not this external id.
         ConfigurationError: This process is not set up.
     """
-    allowed_s = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    end = time.monotonic() + allowed_s
+    end = time.monotonic() + watching.seconds(timeout)
     try:
         side = other_side.here()
         connection_id = side.read(connection).connection_id
@@ -49,14 +44,10 @@ def disconnect(connection: int | str, *, external_id: str | None = None, timeout
             raise UnknownConnection(f"Connection {connection_id} has no external id {external_id!r}.")
         # Sent to one that has ended, too: a consent over it may be on its way, and ends with it.
         _send(lambda: side.disconnect(connection_id, external_id), connection_id)
-        pause = _FIRST_PAUSE_S
-        while not _is_over(side, name, connection_id):
-            if time.monotonic() >= end:
-                raise TemporarilyUnavailable("no_answer", _RETRY_AFTER_S, connection_id)
-            time.sleep(max(0.0, min(pause, end - time.monotonic())))
-            pause = min(pause * 1.5, _LONGEST_PAUSE_S)
+        if not any(_is_over(side, name, connection_id) for _ in watching.looks(end)):
+            raise TemporarilyUnavailable("no_answer", RETRY_AFTER_S, connection_id)
     except DatabaseAway:
-        raise TemporarilyUnavailable("database_unavailable", _RETRY_AFTER_S) from None
+        raise TemporarilyUnavailable("database_unavailable", RETRY_AFTER_S) from None
 
 
 def disconnect_hint(connection: int | str) -> None:
@@ -74,7 +65,7 @@ def disconnect_hint(connection: int | str) -> None:
         side = other_side.here()
         standing = side.read(connection)
     except DatabaseAway:
-        raise TemporarilyUnavailable("database_unavailable", _RETRY_AFTER_S) from None
+        raise TemporarilyUnavailable("database_unavailable", RETRY_AFTER_S) from None
     # Anybody can visit that page, as often as they like.
     if standing.since_attempt is None or standing.since_attempt >= ONCE_IN:
         _send(lambda: side.disconnect_hint(standing.connection_id), standing.connection_id)
@@ -86,7 +77,7 @@ def _send(send: Callable[[], None], connection_id: int) -> None:
     except QboRefreshError:
         raise
     except Exception:  # noqa: BLE001  # each transport has its own, and none is more than "not sent"
-        raise TemporarilyUnavailable("broker_unavailable", _RETRY_AFTER_S, connection_id) from None
+        raise TemporarilyUnavailable("broker_unavailable", RETRY_AFTER_S, connection_id) from None
 
 
 def _is_over(side: OtherSide, name: int | str, connection_id: int) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbo_refresh import configuration, outbox
+from qbo_refresh import configuration, names, outbox
 from qbo_refresh.database import database
 from qbo_refresh.errors import ConfigurationError, UnknownConnection
 from qbo_refresh.secret import Secret
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from qbo_refresh.sealing import Keyring
 
 _READ = """
-SELECT c.id, a.environment, c.status, c.grant_number, c.token_version, c.realm_id, c.access_token, c.access_expires_at,
+SELECT c.id AS connection_id, a.environment, c.status, c.grant_number, c.token_version AS version, c.realm_id,
+       c.access_token, c.access_expires_at AS expires_at,
        c.access_expires_at - now() AS left, now() - c.token_obtained_at AS since_refresh,
        GREATEST(c.not_before, a.throttled_until) - now() AS pause,
        CASE WHEN a.throttled_until > COALESCE(c.not_before, '-infinity') THEN 'throttled'
@@ -86,9 +87,10 @@ class _Real:
         if not rows:
             raise UnknownConnection(f"No connection has {shown}.")
         if len(rows) > 1:
-            ids = ", ".join(str(row.id) for row in rows)
+            ids = ", ".join(str(row.connection_id) for row in rows)
             raise UnknownConnection(f"Several connections have {shown} (among them {ids}): use the number of one.")
-        return _standing(rows[0])
+        found = rows[0]._asdict()
+        return Standing(**found | {"status": Status(found["status"]), "holds": tuple(found["holds"])})
 
     def asker(self) -> Callable[[int, float | None], None]:
         from qbo_refresh import broker  # noqa: PLC0415  # Celery is imported by who needs it
@@ -98,12 +100,12 @@ class _Real:
     def disconnect(self, connection_id: int, external_id: str | None) -> None:
         from qbo_refresh import broker  # noqa: PLC0415  # as above
 
-        broker.send(broker.app(), broker.DISCONNECT, connection_id, external_id=external_id)
+        broker.send(broker.app(), names.DISCONNECT, connection_id, external_id=external_id)
 
     def disconnect_hint(self, connection_id: int) -> None:
         from qbo_refresh import broker  # noqa: PLC0415  # as above
 
-        broker.send(broker.app(), broker.DISCONNECT_HINT, connection_id)
+        broker.send(broker.app(), names.DISCONNECT_HINT, connection_id)
 
     def count_missed(self, connection_id: int) -> None:
         database().rows(_COUNT_MISSED, {"id": connection_id})
@@ -132,28 +134,6 @@ def _realm_hash(realm_id: str) -> bytes:
     if lookup is None:
         raise ConfigurationError("LOOKUP_KEY is not set: without it no connection is found by its realm id.")
     return lookup.realm_hash(Secret(realm_id))
-
-
-def _standing(row: Any) -> Standing:
-    return Standing(
-        connection_id=row.id,
-        environment=row.environment,
-        status=Status(row.status),
-        grant_number=row.grant_number,
-        version=row.token_version,
-        realm_id=row.realm_id,
-        access_token=row.access_token,
-        expires_at=row.access_expires_at,
-        left=row.left,
-        since_refresh=row.since_refresh,
-        pause=row.pause,
-        pause_reason=row.pause_reason,
-        frozen=row.frozen,
-        lease_id=row.lease_id,
-        since_attempt=row.since_attempt,
-        attempt_began_at=row.attempt_began_at,
-        holds=tuple(row.holds),
-    )
 
 
 _REAL = _Real()

@@ -37,17 +37,17 @@ class Standing:
     grant_number: int
     version: int
     realm_id: bytes
-    access_token: bytes | None
-    expires_at: datetime | None
-    left: timedelta | None
-    since_refresh: timedelta | None
-    pause: timedelta | None
-    pause_reason: str
-    frozen: bool
-    lease_id: UUID | None
-    since_attempt: timedelta | None
-    attempt_began_at: datetime | None
-    holds: tuple[str, ...]
+    access_token: bytes | None = None
+    expires_at: datetime | None = None
+    left: timedelta | None = None
+    since_refresh: timedelta | None = None
+    pause: timedelta | None = None
+    pause_reason: str = ""
+    frozen: bool = False
+    lease_id: UUID | None = None
+    since_attempt: timedelta | None = None
+    attempt_began_at: datetime | None = None
+    holds: tuple[str, ...] = ()
 
     def lives(self, at_least: timedelta = NOTHING) -> bool:
         """Tell whether there is an access token with more than so much time left."""

@@ -89,7 +89,7 @@ class Event(StrEnum):
     RECONNECTED = "connection.reconnected"
     DISCONNECTED = "connection.disconnected"
     EXPIRING = "connection.expiring"
-    """The grant's five years end: told once at each of `policy.EXPIRY_NOTICES` days before."""
+    """The grant's five years end: told once at each of `policy.expiry.NOTICES_DAYS` before."""
     SYNC_PAUSED = "sync.paused"
     SYNC_RESUMED = "sync.resumed"
     APP_BLOCKED = "app.blocked"

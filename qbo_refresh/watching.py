@@ -1,30 +1,55 @@
-"""Waiting for the worker: one message and one watch on the row for all callers of a process that want the same."""
+"""Waiting for the worker: how often its rows are looked at, and one watch for all callers who want the same token."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from qbo_refresh.database import DatabaseAway
 from qbo_refresh.errors import TemporarilyUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from qbo_refresh.other_side import OtherSide
     from qbo_refresh.standing import Standing
 
 T = TypeVar("T")
 
-_FIRST_LOOK_S = 0.015
-_LATER_LOOKS = 1.4  # each so many times as long after the one before
-_LONGEST_LOOK_S = 0.05
+TIMEOUT = timedelta(seconds=8)
 RETRY_AFTER_S = 15.0
+_FIRST_PAUSE_S = 0.015
+_LATER_PAUSES = 1.4  # each so many times as long as the one before
+# A token is waited for in the middle of a host's work; a person waits for the end of a connection, or for a consent.
+_LONGEST_PAUSE_S, _LONGEST_PAUSE_OF_A_PERSON_S = 0.05, 0.25
 
 _lock = threading.Lock()
 _watches: dict[tuple[int, int, float | None], _Watch] = {}
+
+
+def seconds(given: timedelta | float) -> float:
+    """Return a duration that a host gave, a timedelta or seconds, in seconds."""
+    return given.total_seconds() if isinstance(given, timedelta) else given
+
+
+def _pauses(longest_s: float) -> Iterator[float]:
+    pause = _FIRST_PAUSE_S
+    while True:
+        yield pause
+        pause = min(pause * _LATER_PAUSES, longest_s)
+
+
+def looks(until: float) -> Iterator[None]:
+    """Yield for each look at a row that somebody waits for: at once, then after pauses, until `time.monotonic()`."""
+    for pause in _pauses(_LONGEST_PAUSE_OF_A_PERSON_S):
+        yield
+        left = until - time.monotonic()
+        if left <= 0:
+            return
+        time.sleep(min(pause, left))
 
 
 class _Watch:
@@ -42,10 +67,10 @@ class _Watch:
     def run(self) -> None:
         if self.latest.lease_id is None:
             threading.Thread(target=self._send, daemon=True, name="qbo-refresh-ask").start()
-        look = _FIRST_LOOK_S
-        while not self._is_over():
-            time.sleep(look)
-            look = min(look * _LATER_LOOKS, _LONGEST_LOOK_S)
+        for pause in _pauses(_LONGEST_PAUSE_S):
+            if self._is_over():
+                return
+            time.sleep(pause)
             self._look()
 
     def _send(self) -> None:

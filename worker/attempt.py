@@ -73,7 +73,7 @@ class Claim:
         claimed_at: The database's clock.
         opened_at: `clock.boottime()` before the claim was sent: the lease lasts at least from there.
         blocked: Hashes of this app's secrets that Intuit has refused.
-        probing: This attempt is the one a minute that tries a blocked secret.
+        probing: This attempt is the one that tries a blocked secret (`Pace.probe_every`).
         has_candidates: There are candidates to present; read them.
         is_new_epoch: The first attempt since the database changed: the escrow may know better than the row.
         is_foreign: The row's token was written by somebody else, who has not been reported yet.

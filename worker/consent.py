@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from qbo_refresh.sealing import authorization_place
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime, timedelta
     from uuid import UUID
 
+    from qbo_refresh.sealing import Field, Place
     from qbo_refresh.status import Authorized
     from worker.attempt import Record
 
@@ -26,6 +29,10 @@ class Callback:
     redirect_url: str
     code: bytes = field(repr=False)
     realm_id: bytes = field(repr=False)
+
+    def place(self, field: Field) -> Place:
+        """Return where a sealed value of this authorization belongs."""
+        return authorization_place(self.environment, self.authorization_id, field)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from psycopg.rows import namedtuple_row
 from sqlalchemy.exc import DBAPIError
 
-from qbo_refresh.bounded import BoundedConnection
+from qbo_refresh.bounded import BoundedConnection, may_pass
 from qbo_refresh.errors import QboRefreshError
 from worker import log, reaching
 
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Connection, rollback, resources, intervention, system; then: read-only, a session that idled, took or waited too long.
-_PASSING_CLASSES = ("08", "40", "53", "57", "58")
-_PASSING = ("25006", "25P03", "25P04", "55P03")
+UNIQUE_VIOLATION, LOCK_NOT_AVAILABLE = "23505", "55P03"
 _PREPARE_AFTER = 3  # executions
 _TABLE = re.compile(r"\bqbo\.")
 
@@ -55,7 +53,7 @@ def is_passing(error: BaseException) -> bool:
     state = sqlstate(error)
     if state is None:
         return isinstance(getattr(error, "orig", error), psycopg.OperationalError | psycopg.InterfaceError)
-    return state[:2] in _PASSING_CLASSES or state in _PASSING
+    return may_pass(state)
 
 
 def _engine(url: str, *, statement_s: float | None = None) -> sa.Engine:

@@ -63,6 +63,11 @@ def longest_queue(per_minute: int) -> int:
     return MINUTES_QUEUED_AT_MOST * per_minute
 
 
+def budget_of(per_sweep: int, running_for: timedelta | None) -> int:
+    """Return how many connections a sweep publishes at most, so long after the fleet was let go."""
+    return max(1, round(per_sweep * policy.ramp(running_for)))
+
+
 def urgent_share(budget: int) -> int:
     """Return how much of a sweep goes to grants that die soon.
 
@@ -88,7 +93,7 @@ def dispatch_due(sweep: Sweep) -> Swept:
     if far_off := dispatch.let_far_off_go(sweep.db, sweep.keys, horizon=sweep.pace.horizon):
         log.warning("schedule.far_off", connections=far_off)
     usable, probing = dispatch.open_apps(sweep.db, sweep.keys)
-    budget = max(1, round(sweep.per_sweep * policy.ramp(dispatch.running_for(sweep.db))))
+    budget = budget_of(sweep.per_sweep, dispatch.running_for(sweep.db))
     published = 0
     for app_id in probing:
         ids = dispatch.mark_probe(sweep.db, app_id=app_id, mark=sweep.mark)

@@ -13,7 +13,6 @@ import re
 import threading
 import time
 from collections import deque
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -34,8 +33,6 @@ _PREFIX = "qbo:escrow:"
 _VERSIONS = range(-1, 9)
 # A restored database may be days of hourly refreshes behind.
 _FAR = range(-1, 1000)
-
-
 # One round trip for both; a copy must not be without an end.
 _PUT = "redis.call('RPUSH', KEYS[1], ARGV[1]) return redis.call('EXPIRE', KEYS[1], ARGV[2])"
 _SETTLE_TOGETHER = 50
@@ -129,10 +126,6 @@ class RedisEscrow:
             for entry in entries:
                 yield _decode(entry, connection_id, grant_number, base_version)
 
-    def sample(self, count: int) -> Iterator[Received | None]:
-        """Yield up to so many copies, as `everything` does."""
-        return islice(self.everything(), count)
-
     def find(
         self, connection_id: int, *, grant_number: int, base_version: int, is_far: bool = False
     ) -> Sequence[Received] | None:
@@ -159,10 +152,10 @@ class RedisEscrow:
         Raises:
             RedisError: Redis cannot be asked. Goes over all its keys: for a person's command, not for a task.
         """
-        mine = re.compile(rf"qbo:escrow:{connection_id}:[1-9]\d*:\d+")  # grant 0 is the consent of that number
+        mine = re.compile(rf"{_PREFIX}{connection_id}:[1-9]\d*:\d+")  # grant 0 is the consent of that number
         found = [
             key
-            for key in map(bytes.decode, self._redis.scan_iter(match=f"qbo:escrow:{connection_id}:*", count=1000))
+            for key in map(bytes.decode, self._redis.scan_iter(match=f"{_PREFIX}{connection_id}:*", count=1000))
             if mine.fullmatch(key)
         ]
         found += [self._key(authorization_id, 0, 0) for authorization_id in authorization_ids]

@@ -10,6 +10,7 @@ import redis
 
 from qbo_refresh.errors import QboRefreshError
 from worker import queues, reaching
+from worker.moments import long
 from worker.store import control as control_row
 from worker.store import held
 from worker.store import totals as figures
@@ -23,10 +24,7 @@ if TYPE_CHECKING:
     from worker.store.control import Known
     from worker.store.totals import AppState, Control, Total
 
-SWEEPS_MISSED = 3
 UNDELIVERED = timedelta(hours=1)
-UNEXCHANGED = timedelta(minutes=10)
-UNREVOKED = timedelta(hours=1)
 _REDIS_WITHIN_S = 2.0
 
 
@@ -142,30 +140,30 @@ def _control_problems(health: Health) -> Iterable[str]:
     waiting = control.at - control.undelivered_since if control.undelivered_since and health.delivers else timedelta(0)
     if waiting > UNDELIVERED:
         yield (
-            f"Events have been waiting for delivery for {_minutes(waiting)}: is EVENT_BROKER_URL's broker running,"
+            f"Events have been waiting for delivery for {long(waiting)}: is EVENT_BROKER_URL's broker running,"
             " and a worker for qbo.events? `qbo-refresh events --undelivered` shows them."
         )
-    if control.consents_since and (waiting := control.at - control.consents_since) > UNEXCHANGED:
+    if control.consents_since and (waiting := control.at - control.consents_since) > figures.UNEXCHANGED:
         yield (
-            f"{control.consents} consents wait to be exchanged, the oldest for {_minutes(waiting)}: do workers run, and"
+            f"{control.consents} consents wait to be exchanged, the oldest for {long(waiting)}: do workers run, and"
             " can they reach Intuit, QuickBooks' API and Redis?"
         )
-    if control.revocations_since and (waiting := control.at - control.revocations_since) > UNREVOKED:
+    if control.revocations_since and (waiting := control.at - control.revocations_since) > figures.UNREVOKED:
         yield (
-            f"{control.revocations} tokens of ended connections wait to be revoked, the oldest for {_minutes(waiting)}:"
+            f"{control.revocations} tokens of ended connections wait to be revoked, the oldest for {long(waiting)}:"
             " Intuit has not acknowledged it; the sweep asks again, and `qbo-refresh app` shows whether a secret is"
             " refused."
         )
     if control.stalled_since is not None:
         since = control.at - control.stalled_since
-        yield f"Due connections have not been refreshed for {_minutes(since)}: are beat and enough workers running?"
+        yield f"Due connections have not been refreshed for {long(since)}: are beat and enough workers running?"
 
 
 def _app_problems(health: Health) -> Iterable[str]:
     for app in health.apps:
         name = f"the {app.environment} app {app.client_id}"
         if app.guard.tripped_at is not None and not app.guard.is_open:
-            since = _minutes(health.control.at - app.guard.tripped_at)
+            since = long(health.control.at - app.guard.tripped_at)
             yield (
                 f"Intuit refused too many connections of {name} at once, {since} ago: verdicts wait;"
                 " `qbo-refresh guard` tells whose."
@@ -180,10 +178,10 @@ def _app_problems(health: Health) -> Iterable[str]:
         yield from _sweep_problems(health, app)
         for block in app.blocks:
             if mine is None or block.secret_hash in mine:
-                since = _minutes(health.control.at - block.since)
+                since = long(health.control.at - block.since)
                 yield (
                     f"Intuit has refused a client secret of {name} for {since} ({block.reason}): correct it;"
-                    " one connection a minute tries it again."
+                    " one connection with each sweep tries it again."
                 )
 
 
@@ -192,15 +190,15 @@ def _sweep_problems(health: Health, app: AppState) -> Iterable[str]:
         return
     if app.swept_at is None:
         yield "Connections are due and no sweep has ever run: start `celery -A worker.app beat` and a worker."
-    elif (since := health.control.at - app.swept_at) > SWEEPS_MISSED * health.sweep:
-        yield f"Connections are due and the last sweep was {_minutes(since)} ago: are beat and a worker running?"
+    elif (since := health.control.at - app.swept_at) > figures.SWEEPS_MISSED * health.sweep:
+        yield f"Connections are due and the last sweep was {long(since)} ago: are beat and a worker running?"
 
 
 def _row_problems(health: Health) -> Iterable[str]:
     if overdue := health.count(lambda total: total.overdue):
         yield (
-            f"{overdue} connections are overdue: more than {_minutes(figures.LATE)} late, or not refreshed for more"
-            f" than {_minutes(figures.STALE)}."
+            f"{overdue} connections are overdue: more than {long(figures.LATE)} late, or not refreshed for more"
+            f" than {long(figures.STALE)}."
         )
     if unreadable := sum(total.connections for total in health.totals if total.last_outcome == "unreadable"):
         yield f"{unreadable} connections do not open with TOKEN_KEYS: `qbo-refresh doctor` names the missing key."
@@ -216,10 +214,3 @@ def _row_problems(health: Health) -> Iterable[str]:
         )
     if expiring := health.count(lambda total: total.expiring):
         yield f"{expiring} grants expire within {figures.EXPIRES_SOON.days} days unless they are refreshed."
-
-
-def _minutes(duration: timedelta) -> str:
-    minutes = round(duration.total_seconds() / 60)
-    if minutes < 120:  # noqa: PLR2004  # two hours
-        return f"{minutes} min"
-    return f"{round(minutes / 60)} h" if minutes < 48 * 60 else f"{round(minutes / 60 / 24)} days"

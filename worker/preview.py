@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worker import policy
-from worker.dispatch import BATCH, UNFIT, urgent_share
+from worker.dispatch import BATCH, UNFIT, budget_of, urgent_share
 from worker.store import control, dispatch, forecast, held, totals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from worker.attempt import Keys
     from worker.database import Database
@@ -107,11 +106,6 @@ def take(db: Database, config: Settings, *, queue_trouble: str | None = None) ->
     )
     groups = tuple(sort(forecast.parts(db), met))
     return Preview(known.at, config.refreshes_per_sweep, budget, met.stopped, apps, groups)
-
-
-def budget_of(per_sweep: int, running_for: timedelta | None) -> int:
-    """Return how many connections a sweep publishes at most, so long after the fleet was let go."""
-    return max(1, round(per_sweep * policy.ramp(running_for)))
 
 
 def _wait(app: AppState, keys: Sequence[Keys]) -> datetime | None:

@@ -1,15 +1,17 @@
 """Names that are public: queues and tasks."""
 
+from qbo_refresh import names
+
 SWEEP = "qbo.sweep"
-ADHOC = "qbo.adhoc"
+ADHOC = names.ADHOC
 EVENTS = "qbo.events"
 ALL = (SWEEP, ADHOC, EVENTS)
 
 REFRESH_DUE = "worker.tasks.refresh_due"
-REFRESH_CONNECTION = "worker.tasks.refresh_connection"
+REFRESH_CONNECTION = names.REFRESH_CONNECTION
 DISPATCH_DUE = "worker.tasks.dispatch_due"
-EXCHANGE = "worker.tasks.exchange"
-DISCONNECT = "worker.tasks.disconnect"
-DISCONNECT_HINT = "worker.tasks.disconnect_hint"
+EXCHANGE = names.EXCHANGE
+DISCONNECT = names.DISCONNECT
+DISCONNECT_HINT = names.DISCONNECT_HINT
 SETTLE_GRANTS = "worker.tasks.settle_grants"
 DELIVER_EVENTS = "worker.tasks.deliver_events"

@@ -18,7 +18,6 @@ from worker.escrow import RedisEscrow
 from worker.exchange import Exchanger
 from worker.intuit import IntuitEndpoint
 from worker.refresh import ClientSecret, Refresher
-from worker.settings import demand
 from worker.store import apps, control
 from worker.store.grants import PostgresGrants
 from worker.store.postgres import PostgresStore
@@ -73,11 +72,6 @@ class Runtime:
         self.db.close()
 
 
-def worker_name() -> str:
-    """Return this process's name in the ledger: host and process id."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 def secrets_of(db: Database, lookup: Lookup, configured: tuple[App, ...]) -> dict[int, tuple[ClientSecret, ...]]:
     """Return app id → its client secrets, the one in use first. Apps that are new are made."""
     return {
@@ -103,7 +97,7 @@ def build(config: Settings) -> Runtime:
         WrongLookupKey: LOOKUP_KEY is not the one that the database was made with.
         NotMigrated: Its tables are missing or older than this code.
     """
-    demand(config.database, config.redis, config.keyring, config.lookup, config.apps, config.endpoint)
+    settings.demand_all(config)
     endpoint, keyring, lookup, configured = config.endpoint(), config.keyring(), config.lookup(), config.apps()
     config.event_target()  # said at the start, and not by the first event
     escrow = RedisEscrow(config.redis())
@@ -114,7 +108,7 @@ def build(config: Settings) -> Runtime:
     control.recognise(db, lease=config.pace.lease)
     secrets = secrets_of(db, lookup, configured)
     keys = tuple(Keys(app_id, tuple(s.secret_hash for s in mine)) for app_id, mine in secrets.items())
-    name = worker_name()
+    name = f"{socket.gethostname()}:{os.getpid()}"  # in the ledger
     refresher = Refresher(
         store=PostgresStore(db, keys=keys, pace=config.pace, worker=name, give_up=stop.time_is_up),
         escrow=escrow,

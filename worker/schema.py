@@ -39,6 +39,13 @@ def alembic_config() -> Config:
     return Config(home / "alembic.ini")
 
 
+def upgrade() -> None:
+    """Make the tables, or bring them up to date: MIGRATION_DATABASE_URL, or DATABASE_URL."""
+    from alembic import command  # noqa: PLC0415  # as above
+
+    command.upgrade(alembic_config(), "head")
+
+
 def revision(db: Database) -> str | None:
     """Return the revision that the database is at; None if it has no tables of ours.
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, AliasGenerator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from qbo_refresh.configuration import AUTHORIZE_URL
 from qbo_refresh.errors import QboRefreshError
 from qbo_refresh.event_message import EXTERNAL_ID
 from qbo_refresh.sealing import Keyring, Lookup
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 TOKEN_URL = "https://oauth.platform.intuit.com/oauth2/v1/tokens/bearer"  # noqa: S105  # a URL
 REVOKE_URL = "https://developer.api.intuit.com/v2/oauth2/tokens/revoke"
-AUTHORIZE_URL = "https://appcenter.intuit.com/connect/oauth2"
 API_URLS = {
     "production": "https://quickbooks.api.intuit.com",
     "sandbox": "https://sandbox-quickbooks.api.intuit.com",
@@ -352,6 +352,11 @@ def _apps(text: str) -> Iterable[App]:
         raise SettingsError(mend) from None
 
 
+def demand_all(config: Settings) -> None:
+    """Demand what a worker needs. Raises as `demand` does."""
+    demand(config.database, config.redis, config.keyring, config.lookup, config.apps, config.endpoint)
+
+
 def demand(*reads: Callable[[], object]) -> None:
     """Call these methods of `Settings`, so that everything that is missing or wrong is said at once, a line each.
 
@@ -385,6 +390,3 @@ def read() -> Settings:
     except ValidationError as error:
         problems = "; ".join(f"{str(e['loc'][0]).removeprefix('QBO_').upper()}: {e['msg']}" for e in error.errors())
         raise SettingsError(f"The configuration is wrong. {problems}.") from None
-
-
-__all__ = ["App", "EventTarget", "Settings", "SettingsError", "demand", "load", "read"]

@@ -99,8 +99,3 @@ def salvage(text: str) -> Secret | None:
         return token if token is not None and len(token.reveal()) >= _SHORTEST_PLAUSIBLE else None
     found = _WHOLE_REFRESH_TOKEN.search(text)
     return Secret(found.group(1)) if found else None
-
-
-def to_json(body: dict[str, str]) -> bytes:
-    """Return a JSON object as the body of a request."""
-    return json.dumps(body).encode()

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from worker import log, policy
 from worker.store import control, dispatch
-from worker.store.totals import LATE, STALE
+from worker.store.totals import LATE, STALE, SWEEPS_MISSED
 
 if TYPE_CHECKING:
     from worker.attempt import Keys
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 LOOK_EVERY = timedelta(minutes=1)
 _UNSWEPT = timedelta(minutes=10)
-_SWEEPS_MISSED = 3
 
 
 def look(db: Database, keys: tuple[Keys, ...], *, sweep_every: timedelta) -> None:
@@ -27,7 +26,7 @@ def look(db: Database, keys: tuple[Keys, ...], *, sweep_every: timedelta) -> Non
     An app whose secrets are blocked or that is throttled stands still for a reason that was told already.
     """
     usable, _ = dispatch.open_apps(db, keys)
-    unswept = max(_UNSWEPT, _SWEEPS_MISSED * sweep_every)
+    unswept = max(_UNSWEPT, SWEEPS_MISSED * sweep_every)
     control.note_stalls(db, usable, late=LATE, unswept=unswept, stale=STALE)
 
 

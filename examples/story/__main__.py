@@ -7,9 +7,9 @@ import signal
 import sys
 import time
 
+from qbo_refresh.errors import QboRefreshError
 from story import scenes
 from story.stage import SHORTENED, Stage
-from worker.demo.children import DemoUnavailable
 
 _OTHERWISE = {"CONFIRM_AFTER_SECONDS": "900", "SWEEP_SECONDS": "60", "SYNC_EVERY_SECONDS": "3600, the host's own beat"}
 
@@ -33,7 +33,7 @@ def main() -> int:
                 checks.append(check)
             if keep:
                 _linger(stage)
-    except DemoUnavailable as error:
+    except QboRefreshError as error:
         print(error, file=sys.stderr)
         return 2
     good = all(check.holds for check in checks)

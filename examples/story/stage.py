@@ -16,8 +16,9 @@ from celery import Celery
 
 import intuit_simulator
 from qbo_refresh import sealing
+from qbo_refresh.errors import QboRefreshError
 from worker import embedded
-from worker.demo.children import Children, DemoUnavailable
+from worker.embedded.children import Children
 from worker.embedded.processes import free_port
 from worker.queues import ALL
 
@@ -31,6 +32,10 @@ _READY_WITHIN_S = 40.0
 _LOOK_EVERY_S = 0.1
 
 
+class NotPlayable(QboRefreshError):
+    """The story cannot be played here; the text says why."""
+
+
 class Stage:
     """Everything that runs during the story. A context manager that leaves nothing behind."""
 
@@ -38,17 +43,17 @@ class Stage:
         """Start the servers, make the tables, the roles and the keys, and start all processes.
 
         Raises:
-            DemoUnavailable: That is not possible here.
+            QboRefreshError: That is not possible here.
         """
         self._things = ExitStack()
         with ExitStack() as until_ready:
             until_ready.callback(self._things.close)
+            self._servers = self._things.enter_context(embedded.start())
+            clients = {"example-app": [secrets.token_urlsafe(24)]}
             try:
-                self._servers = self._things.enter_context(embedded.start())
-                clients = {"example-app": [secrets.token_urlsafe(24)]}
                 self.simulator = self._things.enter_context(intuit_simulator.start(clients=clients))
             except (RuntimeError, OSError) as error:
-                raise DemoUnavailable(f"A server did not start: {error}.") from error
+                raise NotPlayable(f"The simulator did not start: {error}.") from error
             self.web = f"http://127.0.0.1:{free_port()}"
             self.worker_settings = self._make_worker_settings()
             worker = self._children("worker", self.worker_settings)
@@ -77,13 +82,8 @@ class Stage:
             "REDIS_URL": self._servers.redis_url,
             "TOKEN_KEYS": f"example:{sealing.new_key()}",
             "LOOKUP_KEY": sealing.new_key(),
-            "INTUIT_ENVIRONMENT": "sandbox",
-            "INTUIT_CLIENT_ID": self.simulator.client_id,
-            "INTUIT_CLIENT_SECRET": self.simulator.client_secret,
-            "INTUIT_TOKEN_URL": self.simulator.token_url,
-            "INTUIT_REVOKE_URL": self.simulator.revoke_url,
+            **self.simulator.settings(),
             "INTUIT_REDIRECT_URL": f"{self.web}/quickbooks/callback",
-            "INTUIT_API_URL": self.simulator.api_url,
             "RECONNECT_URL": f"{self.web}/quickbooks/connect/{{external_id}}",
             "EVENT_TASK": "host_app.on_quickbooks_event",
             "EVENT_QUEUE": "host",
@@ -134,9 +134,7 @@ class Stage:
             ended = [*worker.ended(), *self.host.ended()]
             if ended or time.monotonic() > give_up:
                 sys.stderr.writelines(file.read_text() for logs in (worker, self.host) for file in logs.logs.iterdir())
-                raise DemoUnavailable(
-                    f"The processes did not start ({', '.join(ended) or 'in time'}); their logs: above."
-                )
+                raise NotPlayable(f"The processes did not start ({', '.join(ended) or 'in time'}); their logs: above.")
             time.sleep(_LOOK_EVERY_S)
 
     def _has_pages(self) -> bool:

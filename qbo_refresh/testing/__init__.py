@@ -69,17 +69,6 @@ class FakeConnections:
                     grant_number=1 if before is None else before.grant_number + 1,
                     version=0 if before is None else before.version,
                     realm_id=self.keyring.seal(Secret(realm_id), realm_place(_ENVIRONMENT, connection_id)),
-                    access_token=None,
-                    expires_at=None,
-                    left=None,
-                    since_refresh=None,
-                    pause=None,
-                    pause_reason="",
-                    frozen=False,
-                    lease_id=None,
-                    since_attempt=None,
-                    attempt_began_at=None,
-                    holds=(),
                 )
             )
 

@@ -64,11 +64,7 @@ class _Bench:
         variables = {
             "DATABASE_URL": self.line.url,
             "REDIS_URL": servers.redis_url,
-            "INTUIT_ENVIRONMENT": "sandbox",
-            "INTUIT_CLIENT_ID": self.simulator.client_id,
-            "INTUIT_CLIENT_SECRET": self.simulator.client_secret,
-            "INTUIT_TOKEN_URL": self.simulator.token_url,
-            "INTUIT_REVOKE_URL": self.simulator.revoke_url,
+            **self.simulator.settings(),
             "TOKEN_KEYS": f"k0:{sealing.new_key()}",
             "LOOKUP_KEY": sealing.new_key(),
         }

@@ -150,12 +150,7 @@ class Stage:
             "EVENT_TASK": host_app.TASK,
             "EVENT_QUEUE": host_app.QUEUE,
             "RECONNECT_URL": "http://localhost:4711/reconnect/{external_id}",
-            "INTUIT_ENVIRONMENT": "sandbox",
-            "INTUIT_CLIENT_ID": simulator.client_id,
-            "INTUIT_CLIENT_SECRET": simulator.client_secret,
-            "INTUIT_TOKEN_URL": simulator.token_url.replace(simulator.base_url, intuit),
-            "INTUIT_API_URL": intuit,
-            "INTUIT_REVOKE_URL": simulator.revoke_url.replace(simulator.base_url, intuit),
+            **{name: value.replace(simulator.base_url, intuit) for name, value in simulator.settings().items()},
             **keys,
             **{name: str(value) for name, value in SHORTENED.items()},
         }

@@ -287,7 +287,7 @@ def test_row_5_killed_at_each_moment_of_an_exchange(
         brought = consents.consent(name, None if first_connection else connected.realm_id)
         return Asked(consents.accept(brought), brought.realm_id, connected)
 
-    through = {"intuit.exchange", "escrow.put", "authorizations.install"}
+    through = {"intuit.exchange", "escrow.put", "installing.install"}
     presented = 0
     for asked, life in kills.each(arrange, "exchange", through=through):
         kills.sweep()

@@ -16,10 +16,12 @@ from pathlib import Path
 from queue import Queue
 from typing import TYPE_CHECKING
 
-from tests.mutants.guards import GUARDS, Guard
+from tests.mutants.guards import GUARDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from tests.mutants.guard import Guard
 
 ROOT = Path(__file__).resolve().parents[2]
 _FAILED, _PASSED = 1, 0  # pytest's exit statuses; any other is neither

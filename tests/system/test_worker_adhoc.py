@@ -61,11 +61,7 @@ def scene(
     variables = {
         "DATABASE_URL": url,
         "REDIS_URL": session_servers.redis_url,
-        "INTUIT_CLIENT_ID": session_simulator.client_id,
-        "INTUIT_CLIENT_SECRET": session_simulator.client_secret,
-        "INTUIT_ENVIRONMENT": "sandbox",
-        "INTUIT_TOKEN_URL": session_simulator.token_url,
-        "INTUIT_REVOKE_URL": session_simulator.revoke_url,
+        **session_simulator.settings(),
         "LOG_LEVEL": "DEBUG",
         **_keys,
     }

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker import explaining
-from worker.explaining import moments
+from worker import explaining, moments
 from worker.policy import Evidence, Guard, Pace, Withheld
 from worker.store.history import Attempt, Candidate, Hold, Row, Story, Told
 

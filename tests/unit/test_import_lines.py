@@ -75,8 +75,15 @@ def test_a_chosen_format_is_not_guessed() -> None:
 
 @pytest.mark.parametrize(
     "first",
-    [b"\x1f\x8b\x08", b"PK\x03\x04", b"\xff\xfer\x00", b"\xfe\xff\x00r", b'[{"realm_id": "1"}]'],
-    ids=["gzip", "zip", "utf-16-le", "utf-16-be", "json array"],
+    [
+        b"\x1f\x8b\x08",
+        b"PK\x03\x04",
+        b"\xff\xfer\x00",
+        b"\xfe\xff\x00r",
+        b'[{"realm_id": "1"}]',
+        b"realm_id,refresh_token,caf\xe9",
+    ],
+    ids=["gzip", "zip", "utf-16-le", "utf-16-be", "json array", "latin-1"],
 )
 def test_what_is_no_text_or_has_no_lines_is_refused_as_a_whole(first: bytes) -> None:
     with pytest.raises(UnusableFile):
@@ -89,10 +96,9 @@ def test_what_is_no_text_or_has_no_lines_is_refused_as_a_whole(first: bytes) -> 
         ("realm_id,refresh_token,colour", "unknown column 'colour'"),
         ("realm_id,refresh_token,realm_id", "the header has a column twice"),
         ("realm_id,label", "this is no header"),
-        (b"realm_id,refresh_token,caf\xe9", "the header is not UTF-8"),
     ],
 )
-def test_a_wrong_header_is_named(first: str | bytes, reason: str) -> None:
+def test_a_wrong_header_is_named(first: str, reason: str) -> None:
     with pytest.raises(BadLine, match=reason):
         layout_of(line(first), None)
 

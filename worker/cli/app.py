@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker import settings
-from worker.cli.common import app_options, choose_apps, json_option, open_database, plain, print_json, printable
-from worker.cli.moments import from_now, utc
+from worker.cli.choosing import app_options, choose_apps, open_database
+from worker.cli.printing import counted, json_option, print_json, printable
+from worker.moments import about, from_now
 from worker.store import apps as store
 from worker.store import held, totals
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from worker.attempt import Keys
     from worker.store.totals import AppState, Block, Total
 
-_WHICH = {0: "current", 1: "previous"}
+_WHICH = ("current", "previous")
 
 
 @click.group(invoke_without_command=True)
@@ -60,7 +61,7 @@ def _facts(each: AppState, keys: Keys | None, counted: Sequence[Total]) -> dict[
         "client_id": each.client_id,
         "secrets_here": 0 if keys is None else len(keys.secret_hashes),
         "blocked": [
-            {"secret": _which(b, keys), "reason": b.reason, "since": plain(b.since), "next_probe": plain(b.probe_at)}
+            {"secret": _which(b, keys), "reason": b.reason, "since": b.since, "next_probe": b.probe_at}
             for b in each.blocks
         ],
         "throttled_until": each.throttled_until,
@@ -79,13 +80,13 @@ def _told(each: AppState, facts: dict[str, Any], at: datetime) -> list[str]:
         f"  secrets      {secrets[min(facts['secrets_here'], 2)]}",
     ]
     for block, shown in zip(each.blocks, facts["blocked"], strict=True):
-        probe = f"; next try {_probe(block, at)}" if shown["secret"] in _WHICH.values() else ""
+        probe = f"; next try {_probe(block, at)}" if shown["secret"] in _WHICH else ""
         lines += [
-            f"  blocked      {shown['secret']} secret, since {utc(block.since)} ({from_now(block.since, at)}):",
+            f"  blocked      {shown['secret']} secret, since {about(block.since, at)}:",
             f"               Intuit answers {printable(block.reason)}{probe}",
         ]
     if each.throttled_until:
-        lines.append(f"  throttled    until {utc(each.throttled_until)} ({from_now(each.throttled_until, at)})")
+        lines.append(f"  throttled    until {about(each.throttled_until, at)}")
     tripped = each.guard.tripped_at
     if tripped is not None and not each.guard.is_open:
         lines.append(f"  guard        tripped {from_now(tripped, at)}: `qbo-refresh guard` tells more")
@@ -108,7 +109,7 @@ def _probe(block: Block, at: datetime) -> str:
 @app_options
 @json_option
 def unblock(*, client_id: str | None, environment: str | None, as_json: bool) -> None:
-    """Let all connections of an app go at once, and not one a minute until a secret works.
+    """Let all connections of an app go at once, and not one with each sweep until a secret works.
 
     For after the client secret was mended at Intuit or here. A secret that is still refused is blocked again by the
     first connection that meets it. Verdicts of the last 30 days are asked about once more.
@@ -124,9 +125,9 @@ def unblock(*, client_id: str | None, environment: str | None, as_json: bool) ->
         return
     for each, number in lifted.items():
         if number:
-            secrets = "1 secret" if number == 1 else f"{number} secrets"
             click.echo(
-                f"{each.environment} {printable(each.client_id)}: {secrets} unblocked; the next sweep takes all."
+                f"{each.environment} {printable(each.client_id)}: {counted(number, 'secret')} unblocked;"
+                " the next sweep takes all."
             )
     if not any(lifted.values()):
         click.echo("Nothing was blocked; nothing changed.")

@@ -12,11 +12,11 @@ import click
 
 from qbo_refresh import authorizing, configuration, database
 from worker import runtime, settings
-from worker.cli.common import json_option, print_json
-from worker.cli.connection import resolve
+from worker.cli.choosing import resolve
 from worker.cli.loopback import Callback
+from worker.cli.printing import json_option, print_json
 from worker.exchange import exchange
-from worker.settings import AUTHORIZE_URL, SettingsError
+from worker.settings import SettingsError
 
 if TYPE_CHECKING:
     from qbo_refresh.authorizing import Connected
@@ -87,7 +87,7 @@ def _address(config: Settings) -> tuple[int, str]:
     """
     mend = "set INTUIT_REDIRECT_URL to http://localhost:8477/callback, say, and add that to the app's redirect URIs."
     if config.intuit_redirect_url is None:
-        if config.intuit_authorize_url == AUTHORIZE_URL:
+        if config.intuit_authorize_url == configuration.AUTHORIZE_URL:
             raise SettingsError(f"Intuit sends browsers only to addresses that it knows: {mend}")
         return 0, _PATH
     parts = urlsplit(config.intuit_redirect_url)

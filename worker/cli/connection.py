@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import click
 
-from qbo_refresh.errors import UnknownConnection
 from qbo_refresh.status import Outcome
-from worker import naming, runtime, settings
 from worker import refresh as use_case
+from worker import runtime, settings
 from worker.attempt import Freshness, Trigger
-from worker.cli.common import json_option, open_database, print_json
+from worker.cli.choosing import choice, one_label_or_share, open_database, resolve
+from worker.cli.printing import counted, json_option, print_json
 from worker.store import fleet
 
-if TYPE_CHECKING:
-    from worker.database import Database
-    from worker.settings import Settings
-
-_LONGEST_REALM = 100
 _IN_WORDS = {
     "unreadable": "its blob does not open with the keys in TOKEN_KEYS; `qbo-refresh doctor` tells which are missing",
 }
-
-
-def resolve(db: Database, config: Settings, name: str) -> int:
-    """Return the id of the connection that an argument names; `realm:-` reads the realm from standard input.
-
-    Raises:
-        UnknownConnection: It names none.
-    """
-    if name == "realm:-":
-        name = "realm:" + sys.stdin.readline(_LONGEST_REALM).strip()
-        if name == "realm:":
-            raise UnknownConnection("Standard input is empty: `realm:-` reads a realm id from it.")
-    return naming.find(db, name, lookup=config.lookup)
 
 
 @click.command()
@@ -71,41 +51,11 @@ def refresh(*, connection: str, max_age: int, as_json: bool) -> int:
     return 0 if result.outcome is Outcome.REFRESHED or fresh else 1
 
 
-def chosen(function: click.decorators.FC) -> click.decorators.FC:
-    """Add the arguments that say which connections, and `--json`."""
-    for option in (
-        json_option,
-        click.option(
-            "--share",
-            type=click.IntRange(1, 100),
-            metavar="PERCENT",
-            help="So many in a hundred, of a --label or of all: always the same ones, and a larger share only adds.",
-        ),
-        click.option("--label", help="The connections with this label."),
-        click.argument("connection", required=False),
-    ):
-        function = option(function)
-    return function
-
-
-def choice(
-    db: Database, config: Settings, *, connection: str | None, label: str | None, share: int | None
-) -> fleet.Choice:
-    """Return which connections the arguments name.
-
-    Raises:
-        UnknownConnection: A name, or a label, of none.
-    """
-    if label is not None and not fleet.has_label(db, label):
-        raise UnknownConnection(f"No connection has the label {label!r}: `qbo-refresh list` shows them.")
-    return fleet.Choice(resolve(db, config, connection) if connection else None, label, share)
-
-
 _everything = click.option("--all", "everything", is_flag=True, help="Everything, new connections too.")
 
 
 @click.command()
-@chosen
+@one_label_or_share
 @_everything
 @click.option("--reason", help="Why, for those who find it frozen (with --all).")
 def freeze(
@@ -118,7 +68,7 @@ def freeze(
 
 
 @click.command()
-@chosen
+@one_label_or_share
 @_everything
 def thaw(*, connection: str | None, label: str | None, share: int | None, everything: bool, as_json: bool) -> None:
     """Refresh one CONNECTION, those of a --label, a --share, or --all again.
@@ -154,7 +104,6 @@ def _set_frozen(
     elif everything:
         click.echo(f"Everything is {word}." if changed else f"Everything was {word} already; nothing changed.")
     else:
-        several = "connection" if changed == 1 else "connections"
-        click.echo(f"{changed} {several} {word}." if changed else f"Nothing changed: {word} already.")
+        click.echo(f"{counted(changed, 'connection')} {word}." if changed else f"Nothing changed: {word} already.")
     if running and not as_json:
         click.echo(f"{running} attempts are under way and will finish.")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import click
 
 from worker import settings
-from worker.cli.common import open_database, print_json
-from worker.cli.connection import choice, chosen
+from worker.cli.choosing import choice, one_label_or_share, open_database
+from worker.cli.printing import counted, listed, print_json
 from worker.store import fleet
-
-_SHOWN = 20
 
 
 def _check(connection: str | None, label: str | None, share: int | None) -> None:
@@ -17,12 +15,8 @@ def _check(connection: str | None, label: str | None, share: int | None) -> None
         raise click.UsageError("Name one of these: a CONNECTION, or --label LABEL and/or --share PERCENT.")
 
 
-def _number(number: int) -> str:
-    return f"{number} connection{'' if number == 1 else 's'}"
-
-
 @click.command("take-over")
-@chosen
+@one_label_or_share
 def take_over(*, connection: str | None, label: str | None, share: int | None, as_json: bool) -> None:
     """Tell an old refresher to leave one CONNECTION, those of a --label or a --share alone; they stay frozen.
 
@@ -36,11 +30,13 @@ def take_over(*, connection: str | None, label: str | None, share: int | None, a
     if as_json:
         print_json({"changed": changed})
     else:
-        click.echo(f"{_number(changed)} taken over." if changed else "Nothing changed: taken over already.")
+        click.echo(
+            f"{counted(changed, 'connection')} taken over." if changed else "Nothing changed: taken over already."
+        )
 
 
 @click.command("hand-back")
-@chosen
+@one_label_or_share
 def hand_back(*, connection: str | None, label: str | None, share: int | None, as_json: bool) -> int:
     """Let an old refresher have one CONNECTION, those of a --label or a --share again.
 
@@ -54,8 +50,8 @@ def hand_back(*, connection: str | None, label: str | None, share: int | None, a
     if as_json:
         print_json({"changed": changed, "stay": stay})
     else:
-        click.echo(f"{_number(changed)} handed back." if changed else "Nothing changed.")
+        click.echo(f"{counted(changed, 'connection')} handed back." if changed else "Nothing changed.")
         if stay:
-            ids = ", ".join(map(str, stay[:_SHOWN])) + (", …" if len(stay) > _SHOWN else "")
-            click.echo(f"{_number(len(stay))} stay the worker's ({ids}): not frozen, or in doubt. Export them first.")
+            several = counted(len(stay), "connection")
+            click.echo(f"{several} stay the worker's ({listed(stay)}): not frozen, or in doubt. Export them first.")
     return 1 if stay else 0

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 import sqlalchemy.exc
 
-from alembic import command
 from qbo_refresh.errors import QboRefreshError
 from worker import schema, settings
-from worker.cli.common import json_option, open_database, print_json
-from worker.cli.moments import from_now
-from worker.database import Database, DatabaseUnavailable, is_passing, sqlstate
+from worker.cli.choosing import open_database
+from worker.cli.printing import json_option, print_json
+from worker.database import LOCK_NOT_AVAILABLE, Database, DatabaseUnavailable, is_passing, sqlstate
+from worker.moments import from_now
 from worker.policy.verdicts import EPOCH_WAIT
 from worker.store import control
 from worker.store.control import Identity
@@ -24,9 +24,9 @@ def migrate(*, as_json: bool) -> None:
     db = Database(config.database(migration=True), schema=config.database_schema)
     before = schema.revision(db)
     try:
-        command.upgrade(schema.alembic_config(), "head")
+        schema.upgrade()
     except sqlalchemy.exc.DBAPIError as error:
-        if sqlstate(error) == "55P03":
+        if sqlstate(error) == LOCK_NOT_AVAILABLE:
             raise DatabaseUnavailable(
                 "A long-running statement holds a table: nothing was changed; run `qbo-refresh migrate` again."
             ) from error

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from worker.cli.common import json_option
+from worker.cli.printing import json_option
 from worker.demo import performance, screen
 from worker.demo.performance import Audience, Setting
 from worker.demo.plan import FEWEST, LASTS_AT_MOST_S, MOST, SHORTENED, Plan

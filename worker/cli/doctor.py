@@ -6,7 +6,7 @@ import click
 
 from worker import doctor as examination
 from worker import settings
-from worker.cli.common import json_option, print_json
+from worker.cli.printing import json_option, print_json
 from worker.doctor import State
 
 _COLOURS = {State.OK: "green", State.WRONG: "red", State.SKIPPED: "yellow"}

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker import dispatch, health, preview, queues, settings
-from worker.cli.common import json_option, open_database, plain, print_json, printable
-from worker.cli.moments import from_now
+from worker.cli.choosing import open_database
+from worker.cli.printing import json_option, print_json, printable
+from worker.moments import from_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +58,7 @@ def _facts(found: Preview) -> dict[str, Any]:
                 "reason": group.reason,
                 "detail": group.detail,
                 "connections": group.connections,
-                "first_at": plain(group.until),
+                "first_at": group.until,
             }
             for group in found.groups
         ],
@@ -78,7 +79,7 @@ _WORDS = {
     preview.WOULD_GO: "would be published",
     "over_the_rate": "due, but over the rate: the sweeps after it take them",
     "throttled": "due, but Intuit throttles the app",
-    "blocked": "due, but the app's client secret is refused: one a minute tries it",
+    "blocked": "due, but the app's client secret is refused: one with each sweep tries it",
     "everything_frozen": "due, but everything is frozen (`thaw --all` ends it)",
     "queue_full": "due, but the queue holds more than two minutes' worth already",
     "redis_away": "due, but Redis is away",

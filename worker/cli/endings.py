@@ -9,8 +9,8 @@ import redis
 
 from qbo_refresh.status import Ending
 from worker import ending, reaching, runtime, settings
-from worker.cli.common import json_option, print_json
-from worker.cli.connection import resolve
+from worker.cli.choosing import resolve
+from worker.cli.printing import json_option, print_json
 
 if TYPE_CHECKING:
     from worker.ending import Ended

@@ -9,8 +9,8 @@ import click
 
 from qbo_refresh.status import Event
 from worker import settings
-from worker.cli.common import json_option, open_database, plain, print_json, printable
-from worker.cli.connection import resolve
+from worker.cli.choosing import open_database, resolve
+from worker.cli.printing import json_option, plain, print_json, printable
 from worker.delivery import as_message
 from worker.store import outbox
 from worker.store.outbox import Wanted

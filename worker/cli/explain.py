@@ -13,9 +13,9 @@ import click
 from qbo_refresh.errors import UnknownConnection
 from worker import explaining, settings
 from worker.attempt import IF_DUE
-from worker.cli.common import json_option, open_database, plain, print_json, printable
-from worker.cli.connection import resolve
-from worker.explaining.moments import exactly
+from worker.cli.choosing import open_database, resolve
+from worker.cli.printing import json_option, print_json, printable
+from worker.moments import exactly
 from worker.store import claims, held, history, totals, verdicts
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _facts(story: Story, prospect: Prospect | None) -> dict[str, Any]:
             "against_a_verdict": [str(each) for each in prospect.against],
             "in_words": list(explaining.ahead(prospect)),
         }
-    facts = {
+    return {
         "connection_id": story.connection_id,
         "connection": row,
         "holds": [dataclasses.asdict(each) for each in story.holds],
@@ -102,7 +102,6 @@ def _facts(story: Story, prospect: Prospect | None) -> dict[str, Any]:
         "story": [{"at": entry.at, "words": entry.words, "facts": entry.facts} for entry in explaining.timeline(story)],
         "ahead": ahead,
     }
-    return {name: plain(value) for name, value in facts.items()}
 
 
 def _told(story: Story, prospect: Prospect | None, width: int) -> Iterator[str]:

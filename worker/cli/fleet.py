@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qbo_refresh.status import Status
-from worker.cli.common import json_option, open_database, print_json, printable
-from worker.cli.moments import from_now
+from worker.cli.choosing import open_database
+from worker.cli.printing import json_option, print_json, printable
+from worker.moments import from_now
 from worker.store import reading
 from worker.store.reading import Filter, Listed
 
@@ -42,18 +43,13 @@ def list_(*, as_json: bool, limit: int, **filters: Any) -> None:
         rows = reading.connections(db, which, limit=limit or None)
         if as_json:
             for row in rows:
-                print_json(_as_json(row))
+                print_json(dataclasses.asdict(row))
         elif sys.stdout.isatty() and 0 < limit <= _ON_A_SCREEN:
             _print_some(db, which, list(rows), limit, table=True)
         elif limit:
             _print_some(db, which, list(rows), limit, table=False)
         else:
             _print_plainly(rows)
-
-
-def _as_json(row: Listed) -> dict[str, Any]:
-    shown = dataclasses.asdict(row)
-    return shown | {"external_ids": list(row.external_ids), "holds": list(row.holds)}
 
 
 def _print_some(db: Database, which: Filter, rows: list[Listed], limit: int, *, table: bool) -> None:

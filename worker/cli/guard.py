@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker import log, policy, settings
-from worker.cli.common import app_options, choose_apps, json_option, open_database, plain, print_json, printable
-from worker.cli.moments import from_now, utc
+from worker.cli.choosing import app_options, choose_apps, open_database
+from worker.cli.printing import json_option, print_json, printable
+from worker.moments import about, from_now, long
 from worker.policy.verdicts import GUARD_PATIENCE
 from worker.store import control, guards
 
@@ -68,8 +69,8 @@ def _facts(each: Guarded, suspects: Sequence[Suspect], known: Known) -> dict[str
             {
                 "id": suspect.id,
                 "label": suspect.label,
-                "suspect_since": plain(suspect.suspect_since),
-                "asked_again_at": plain(suspect.asked_again_at),
+                "suspect_since": suspect.suspect_since,
+                "asked_again_at": suspect.asked_again_at,
                 "withheld": suspect.withheld,
             }
             for suspect in suspects
@@ -89,12 +90,12 @@ def _told(each: Guarded, suspects: Sequence[Suspect], known: Known) -> list[str]
     else:
         patience = round(GUARD_PATIENCE.total_seconds() / 3600)
         lines += [
-            f"  guard      TRIPPED at {utc(tripped)} ({from_now(tripped, each.at)}): verdicts wait",
+            f"  guard      TRIPPED at {about(tripped, each.at)}: verdicts wait",
             f"             for a calm hour, a release, or {patience} h of refusals while others work",
         ]
     if waits is not None:
         lines += [
-            f"  database   changed: verdicts wait until {utc(waits)} ({from_now(waits, each.at)}),",
+            f"  database   changed: verdicts wait until {about(waits, each.at)},",
             "             or for a release",
         ]
     if each.guard.released_at is not None:
@@ -108,7 +109,7 @@ def _told(each: Guarded, suspects: Sequence[Suspect], known: Known) -> list[str]
         label = f" ({printable(suspect.label)})" if suspect.label else ""
         why = f", waits for {_WAITS_FOR.get(suspect.withheld, suspect.withheld)}" if suspect.withheld else ""
         lines.append(
-            f"    {suspect.id}{label} for {_long(suspect.suspect_since, each.at)}; asked again"
+            f"    {suspect.id}{label} for {long(each.at - suspect.suspect_since)}; asked again"
             f" {_when(suspect.asked_again_at, each.at)}{why}"
         )
     if len(suspects) < each.suspects:
@@ -124,10 +125,6 @@ _WAITS_FOR = {
     "candidate": "a token to be tried",
     "previous": "the previous token to be tried",
 }
-
-
-def _long(since: datetime, at: datetime) -> str:
-    return from_now(since, at).removesuffix(" ago")
 
 
 def _when(moment: datetime | None, at: datetime) -> str:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qbo_refresh.errors import UnknownConnection
 from worker import holding, settings
-from worker.cli.common import json_option, open_database, print_json
-from worker.cli.connection import resolve
+from worker.cli.choosing import check_label, one_or_label, open_database, resolve
+from worker.cli.printing import counted, print_json
 from worker.store import fleet
 
 if TYPE_CHECKING:
@@ -19,18 +18,8 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 
-def _target(function: click.decorators.FC) -> click.decorators.FC:
-    for option in (
-        json_option,
-        click.option("--label", help="The connections with this label."),
-        click.argument("connection", required=False),
-    ):
-        function = option(function)
-    return function
-
-
 @click.command()
-@_target
+@one_or_label
 @click.option("--note", help="Why, for those who find it held.")
 def hold(*, connection: str | None, label: str | None, note: str | None, as_json: bool) -> None:
     """Pause the syncs of one CONNECTION, or of those of a --label, until they are resumed.
@@ -43,13 +32,12 @@ def hold(*, connection: str | None, label: str | None, note: str | None, as_json
     if as_json:
         print_json({"changed": held.changed, "hold": "operator", "stands": True})
     else:
-        click.echo(
-            f"The syncs of {_several(held.changed)} are held." if held.changed else "Nothing changed: held already."
-        )
+        done = f"The syncs of {counted(held.changed, 'connection')} are held."
+        click.echo(done if held.changed else "Nothing changed: held already.")
 
 
 @click.command()
-@_target
+@one_or_label
 def resume(*, connection: str | None, label: str | None, as_json: bool) -> None:
     """Lift the operator's hold from one CONNECTION, or from those of a --label, and no other hold.
 
@@ -61,12 +49,11 @@ def resume(*, connection: str | None, label: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"changed": held.changed, "hold": "operator", "stands": False, "still_held": held.still_held})
         return
-    lifted = f"Lifted from {_several(held.changed)}." if held.changed else "Nothing changed: no such hold."
+    lifted = f"Lifted from {counted(held.changed, 'connection')}." if held.changed else "Nothing changed: no such hold."
     click.echo(lifted)
     if held.still_held:
-        click.echo(
-            f"The syncs of {_several(held.still_held)} are still held, for another reason (`qbo-refresh list --held`)."
-        )
+        others = counted(held.still_held, "connection")
+        click.echo(f"The syncs of {others} are still held, for another reason (`qbo-refresh list --held`).")
 
 
 def _named(db: Database, config: Settings, connection: str | None, label: str | None) -> Iterable[int]:
@@ -74,10 +61,5 @@ def _named(db: Database, config: Settings, connection: str | None, label: str | 
         raise click.UsageError("Name one of these: a CONNECTION, or --label LABEL.")
     if connection is not None:
         return [resolve(db, config, connection)]
-    if label is None or not fleet.has_label(db, label):
-        raise UnknownConnection(f"No connection has the label {label!r}: `qbo-refresh list` shows them.")
-    return fleet.ids_with_label(db, label)
-
-
-def _several(number: int) -> str:
-    return "1 connection" if number == 1 else f"{number} connections"
+    check_label(db, str(label))
+    return fleet.ids_with_label(db, str(label))

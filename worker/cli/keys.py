@@ -6,7 +6,7 @@ import click
 
 from qbo_refresh import sealing
 from worker import settings
-from worker.cli.common import json_option, print_json
+from worker.cli.printing import json_option, print_json
 from worker.cli.rotation import rotate
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from worker import pruning, settings
-from worker.cli.common import json_option, open_database, print_json
+from worker.cli.choosing import open_database
+from worker.cli.printing import json_option, print_json
 
 if TYPE_CHECKING:
     from worker.pruning import Pruned

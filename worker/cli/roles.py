@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from worker import settings
-from worker.cli.common import json_option, open_database, print_json
+from worker.cli.choosing import open_database
+from worker.cli.printing import json_option, print_json
 from worker.database import migration_engine
 from worker.store import roles as store
 

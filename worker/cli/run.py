@@ -16,8 +16,8 @@ import click
 
 from qbo_refresh import sealing
 from qbo_refresh.errors import QboRefreshError
-from worker import queues, settings
-from worker.cli.common import open_database
+from worker import queues, schema, settings
+from worker.cli.choosing import open_database
 
 if TYPE_CHECKING:
     from worker.embedded import Servers
@@ -56,15 +56,10 @@ def run(*, embedded: bool, directory: Path, threads: int, no_flower: bool) -> in
             read()  # before any server is started
         started = _start_embedded(stack, directory) if embedded else None
         config = settings.load()
-        _demand(config)
+        settings.demand_all(config)
         with open_database(config):
             pass  # reached, and migrated
         return _run(started, threads=threads, flower=not no_flower)
-
-
-def _demand(config: Settings) -> None:
-    """Raise if something that the worker needs is missing or malformed."""
-    settings.demand(config.database, config.redis, config.keyring, config.lookup, config.apps, config.endpoint)
 
 
 def _start_embedded(stack: ExitStack, directory: Path) -> Servers:
@@ -89,15 +84,8 @@ def _start_embedded(stack: ExitStack, directory: Path) -> Servers:
     made = [directory / name for name in (settings.CREDENTIALS, settings.KEYS) if (directory / name).exists()]
     click.echo(f"For other commands: set -a; {'; '.join(f'. {shlex.quote(str(file))}' for file in made)}; set +a")
     settings.load.cache_clear()
-    _migrate()
+    schema.upgrade()
     return servers
-
-
-def _migrate() -> None:
-    from alembic import command  # noqa: PLC0415  # slow, and not for every run
-    from worker import schema  # noqa: PLC0415
-
-    command.upgrade(schema.alembic_config(), "head")
 
 
 def _make_missing_keys(configured: Settings, file: Path) -> None:

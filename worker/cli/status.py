@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker import health, policy, settings
-from worker.cli.common import json_option, open_database, plain, print_json, printable
-from worker.cli.moments import from_now
+from worker.cli.choosing import open_database
+from worker.cli.printing import json_option, plain, print_json, printable
+from worker.moments import from_now
 from worker.store.control import Identity
 from worker.store.totals import EXPIRES_SOON
 

@@ -58,7 +58,7 @@ def perform(plan: Plan, audience: Audience) -> Report:
     """Do all of it and leave nothing running.
 
     Raises:
-        DemoUnavailable: It cannot be set up here.
+        EmbeddedUnavailable, DemoUnavailable, CommandFailed: It cannot be set up here.
         KeyboardInterrupt: Somebody stopped it, with ^C or SIGTERM.
     """
     require_extras()

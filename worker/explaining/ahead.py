@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from qbo_refresh.status import Status
 from worker import policy
 from worker.errors import GrantRejected
-from worker.explaining.moments import exactly, long, when
 from worker.explaining.past import WITHHELD
+from worker.moments import exactly, long, when
 from worker.policy import Guard, Standing, Withheld
 from worker.policy.expiry import NOTICES_DAYS, Clocks
 from worker.policy.verdicts import GUARD_PATIENCE
@@ -115,7 +115,7 @@ def _next(prospect: Prospect) -> str:  # noqa: C901, PLR0911, PLR0912  # one sen
         case "blocked":
             probe = f", next at {when(row.probe_at, row.at)}" if row.probe_at and row.probe_at > row.at else ""
             return (
-                f"Intuit refuses the app's client secret: one connection a minute tries it{probe} (`qbo-refresh app`)."
+                f"Intuit refuses the app's client secret: one connection at a time tries it{probe} (`qbo-refresh app`)."
             )
         case "in_progress" if row.is_leased:
             return "An attempt is under way now."

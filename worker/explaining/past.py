@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbo_refresh.status import Event, Outcome
-from worker.explaining.moments import exactly, long
+from worker.moments import exactly, long
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

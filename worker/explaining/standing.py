@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qbo_refresh.status import Status
-from worker.explaining.moments import when
+from worker.moments import when
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

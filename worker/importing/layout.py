@@ -174,7 +174,7 @@ def _under_header(first: Line) -> Layout:
     try:
         text = first.raw.decode()
     except UnicodeDecodeError:
-        raise BadLine("the header is not UTF-8") from None
+        raise UnusableFile("The file is not text: CSV under a header, or JSON lines, can be imported.") from None
     for delimiter in ",;\t":
         columns = tuple(field.strip().lower() for field in split(text, delimiter))
         if set(REQUIRED) <= set(columns):

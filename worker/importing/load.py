@@ -14,10 +14,10 @@ from sqlalchemy.exc import DBAPIError
 
 from qbo_refresh.errors import QboRefreshError
 from qbo_refresh.sealing import Field, Place, realm_place
-from worker.database import DatabaseUnavailable, is_passing, sqlstate
+from worker.database import UNIQUE_VIOLATION, DatabaseUnavailable, is_passing, sqlstate
 from worker.importing import rejects, sealed
 from worker.importing.judging import Action, judge
-from worker.importing.layout import BadLine, Format, Layout, UnusableFile, layout_of
+from worker.importing.layout import BadLine, Format, Layout, layout_of
 from worker.importing.rows import AppIds, Row, understand
 from worker.store import apps, control
 from worker.store.transfer import here, staging
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 BLOCK_LINES, BLOCK_BYTES = 2000, 2 * 1024 * 1024
 REASONS_SHOWN = 100
-_UNIQUE_VIOLATION = "23505"
 
 
 class Overtaken(QboRefreshError):
@@ -136,7 +135,7 @@ class Importer:
         except _NothingKept:
             pass
         except (DBAPIError, psycopg.Error) as error:
-            if sqlstate(error) == _UNIQUE_VIOLATION:
+            if sqlstate(error) == UNIQUE_VIOLATION:
                 raise Overtaken(
                     "Somebody else added one of these connections meanwhile: nothing was imported, run it again."
                 ) from error
@@ -279,14 +278,6 @@ class BadHeader(BadLine):
         self.line = line
 
 
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _blocks(lines: Iterable[Line], chosen: Format | None) -> Iterator[tuple[Layout, list[Line]]]:
     each = iter(lines)
     first = next(each, None)
@@ -295,8 +286,6 @@ def _blocks(lines: Iterable[Line], chosen: Format | None) -> Iterator[tuple[Layo
     try:
         layout = layout_of(first, chosen)
     except BadLine as error:
-        if not _is_utf8(first.raw):
-            raise UnusableFile("The file is not text: CSV under a header, or JSON lines, can be imported.") from None
         raise BadHeader(first.number, *error.reasons) from None
     block, size = ([first] if layout.format is Format.JSON_LINES else []), len(first.raw)
     for line in each:

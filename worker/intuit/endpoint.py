@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import threading
 from dataclasses import dataclass, field
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
     from worker.settings import Endpoint
     from worker.tokens import TokenSet
 
-_CLIENT_CODES = frozenset({"invalid_client", "unauthorized_client"})
+CLIENT_CODES = frozenset({"invalid_client", "unauthorized_client"})
 # RFC 6749 section 5.2, less the two above and invalid_grant. Any other code is reported as `unheard_of`: what a
 # stranger writes into an answer does not go into our ledger, logs and metrics.
 _REQUEST_CODES = frozenset({"invalid_request", "invalid_scope", "unsupported_grant_type"})
-_PLAIN_JSON = {"Accept": "application/json", "Accept-Encoding": "identity"}
+PLAIN_JSON = {"Accept": "application/json", "Accept-Encoding": "identity"}
 _LONGEST_TID = 100
 _NOT_OF_A_TID = re.compile(r"[^0-9A-Za-z._-]+")
 
@@ -126,11 +127,7 @@ class IntuitEndpoint:
     def _ask_for_tokens(self, form: str, client_id: str, client_secret: Secret, gate: Gate) -> TokenSet:
         answer = self._post(
             self._endpoint.token_url,
-            {
-                "Authorization": _basic(client_id, client_secret),
-                "Content-Type": "application/x-www-form-urlencoded",
-                "x-include-refresh-token-hard-expires-in": "true",
-            },
+            {**form_of(client_id, client_secret), "x-include-refresh-token-hard-expires-in": "true"},
             form.encode(),
             gate,
         )
@@ -142,8 +139,8 @@ class IntuitEndpoint:
         Raises:
             LeaseSpent, Unavailable, OutcomeUnknown: As `refresh` does.
         """
-        body = tokens.to_json({"token": refresh_token.reveal()})
-        headers = {"Authorization": _basic(client_id, client_secret), "Content-Type": "application/json"}
+        body = json.dumps({"token": refresh_token.reveal()}).encode()
+        headers = {**form_of(client_id, client_secret), "Content-Type": "application/json"}
         answer = self._post(self._endpoint.revoke_url, headers, body, gate)
         return answer.status in (HTTPStatus.OK, HTTPStatus.BAD_REQUEST)
 
@@ -156,7 +153,7 @@ class IntuitEndpoint:
         if not realm.strip("."):
             return False  # no company, and in a path another place
         url = f"{self._endpoint.api_urls[environment]}/v3/company/{realm}/companyinfo/{realm}"
-        headers = {"Authorization": f"Bearer {access_token.reveal()}", **_PLAIN_JSON}
+        headers = {"Authorization": f"Bearer {access_token.reveal()}", **PLAIN_JSON}
         try:
             answer = self._transport().get(url, headers=headers, call=self._call(gate))
         except (NotSent, Interrupted, LeaseSpent):
@@ -170,7 +167,7 @@ class IntuitEndpoint:
 
     def _post(self, url: str, headers: Mapping[str, str], body: bytes, gate: Gate) -> RawAnswer:
         try:
-            return self._transport().post(url, headers={**_PLAIN_JSON, **headers}, body=body, call=self._call(gate))
+            return self._transport().post(url, headers=headers, body=body, call=self._call(gate))
         except NotSent:
             raise Unavailable("unreachable") from None
         except Interrupted:
@@ -182,6 +179,15 @@ class IntuitEndpoint:
         except AttributeError:
             transport = self._local.transport = Transport()
         return transport
+
+
+def form_of(client_id: str, client_secret: Secret) -> dict[str, str]:
+    """Return the headers of a form that this client sends (RFC 6749 section 2.3.1)."""
+    return {
+        "Authorization": _basic(client_id, client_secret),
+        "Content-Type": "application/x-www-form-urlencoded",
+        **PLAIN_JSON,
+    }
 
 
 def _basic(client_id: str, client_secret: Secret) -> str:
@@ -218,7 +224,7 @@ def _refusal(
 ) -> GrantRejected | ClientRejected | RequestRejected:
     if code == "invalid_grant" and status == HTTPStatus.BAD_REQUEST:
         return GrantRejected(facts, perhaps_our_keys="clientid" in description.lower().replace(" ", ""))
-    if code in _CLIENT_CODES:
+    if code in CLIENT_CODES:
         return ClientRejected(code, facts)
     return RequestRejected(code if code in _REQUEST_CODES else "unheard_of", facts)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import secrets
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from worker import clock, tokens
+from worker.intuit.endpoint import CLIENT_CODES, form_of
 from worker.intuit.transport import Call, Interrupted, NotSent, Transport
 
 if TYPE_CHECKING:
@@ -38,18 +38,12 @@ class Verdict:
 
 def ask(token_url: str, *, client_id: str, client_secret: Secret) -> Verdict:
     """Present a made-up code once. 400 means that id and secret are good, 401 that they are not."""
-    credentials = base64.b64encode(f"{client_id}:{client_secret.reveal()}".encode()).decode()
     form = {
         "grant_type": "authorization_code",
         "code": f"doctor-{secrets.token_hex(8)}",
         "redirect_uri": "https://localhost/doctor",
     }
-    headers = {
-        "Accept": "application/json",
-        "Accept-Encoding": "identity",
-        "Authorization": f"Basic {credentials}",
-        "Content-Type": "application/x-www-form-urlencoded",
-    }
+    headers = form_of(client_id, client_secret)
     transport = Transport()
     try:
         call = Call(clock.boottime() + WITHIN_S, lambda: None)
@@ -62,7 +56,7 @@ def ask(token_url: str, *, client_id: str, client_secret: Secret) -> Verdict:
         transport.close()
     date = _date(answer.headers.get("date", ""))
     body = tokens.decode(answer.body.decode("utf-8", "replace")) or {}
-    if answer.status == HTTPStatus.UNAUTHORIZED or body.get("error") in {"invalid_client", "unauthorized_client"}:
+    if answer.status == HTTPStatus.UNAUTHORIZED or body.get("error") in CLIENT_CODES:
         return Verdict(
             accepted=False, text="Intuit refuses the id or the secret: copy both from Keys and credentials", date=date
         )

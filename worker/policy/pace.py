@@ -41,10 +41,11 @@ class Pace:
 
     @property
     def probe_every(self) -> timedelta:
-        """Return how long a blocked secret rests between two tries: 45 s by default.
+        """Return how long a blocked secret rests between two tries at the least: 45 s by default.
 
-        It is tried by one connection a sweep, so once a minute. A message is taken a moment after its sweep began: a
-        rest of a whole minute would not be over when the next one looks, and every second sweep would try nothing.
+        A sweep lets one connection through, so that it is tried once a minute; who asks ad hoc may be sooner. A message
+        is taken a moment after its sweep began: a rest of a whole minute would not be over when the next one looks, and
+        every second sweep would try nothing.
         """
         return self.backoff * 3 / 4
 

@@ -24,8 +24,15 @@ SAME_DATABASE = """
     AND COALESCE((SELECT qbo.timeline()) = g.timeline, true)
     AND (g.epoch_since IS NULL OR g.epoch_since <= now() - %(lasts)s::interval)
 """
-# A file, or a hand, may have written what no clock shows: it is not known then.
-_SANE = "CASE WHEN {0} BETWEEN '1970-01-01' AND '3000-01-01' THEN {0} END AS {0}"
+# One of the app's secrets that are here (`key_arrays`) is not blocked.
+IS_USABLE = """
+    EXISTS (SELECT FROM unnest(%(key_apps)s::int[], %(key_hashes)s::bytea[]) AS k (app_id, hash)
+            WHERE k.app_id = {0} AND NOT EXISTS (
+                SELECT FROM qbo.app_blocks b
+                WHERE b.app_id = k.app_id AND b.secret_hash = k.hash AND b.blocked_at IS NOT NULL))
+"""
+# A file, or a hand, may have written what no clock shows, and no program can read: it is not known then.
+SANE = "CASE WHEN {0} BETWEEN '1970-01-01' AND '3000-01-01' THEN {0} END AS {0}"
 # now() is the statement's start: if it had to wait for the row, the lease ends early, never late. Over a dead lease the
 # attempt that held it is written down as abandoned; one that had said its word itself is in the ledger already.
 # is_new_epoch: the connection's first attempt in a young epoch, or none yet that could ask the escrow. Of that, and of
@@ -41,10 +48,7 @@ WITH held AS MATERIALIZED (
                     false) AS is_new_epoch,
            ARRAY(SELECT b.secret_hash FROM qbo.app_blocks b WHERE b.app_id = c.app_id AND b.blocked_at IS NOT NULL)
                AS blocked,
-           EXISTS (SELECT FROM unnest(%(key_apps)s::int[], %(key_hashes)s::bytea[]) AS k (app_id, hash)
-                   WHERE k.app_id = c.app_id AND NOT EXISTS (
-                       SELECT FROM qbo.app_blocks b
-                       WHERE b.app_id = k.app_id AND b.secret_hash = k.hash AND b.blocked_at IS NOT NULL)) AS usable
+           {IS_USABLE.format("c.app_id")} AS usable
     FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id JOIN qbo.control g ON NOT g.frozen AND {SAME_DATABASE}
     WHERE c.id = %(id)s
       AND (c.lease_id IS NULL OR c.leased_until <= now() OR c.lease_id = %(lease)s)
@@ -84,7 +88,7 @@ WITH held AS MATERIALIZED (
 )
 SELECT id, app_id, environment, client_id, status, grant_number, token_version, refresh_token,
        refresh_token_fingerprint, in_doubt, failures, suspect_since, needs_reauth_since, last_reason,
-       {_SANE.format("refresh_expires_at")}, {_SANE.format("hard_expires_at")}, {_SANE.format("token_obtained_at")},
+       {SANE.format("refresh_expires_at")}, {SANE.format("hard_expires_at")}, {SANE.format("token_obtained_at")},
        expiry_told_days, attempt_began_at, blocked,
        is_new_epoch, is_taken_over,
        second_writer_at IS NULL AND known_fingerprint <> refresh_token_fingerprint AS is_foreign,
@@ -162,6 +166,18 @@ def claim(
     )
 
 
+def write_abandoned(db: Database, connection_id: int) -> None:
+    """Write the attempt that holds the connection's lease into the ledger: it is about to lose it."""
+    db.execute(
+        "INSERT INTO qbo.refresh_attempts (attempt_id, connection_id, token_version, trigger, worker, began_at,"
+        " outcome, reason, fingerprint_before)"
+        " SELECT c.lease_id, c.id, c.token_version, c.attempt_trigger, c.attempt_worker, c.attempt_began_at,"
+        " 'abandoned', 'overtaken', c.refresh_token_fingerprint FROM qbo.connections c"
+        " WHERE c.id = %(id)s AND c.lease_id IS NOT NULL ON CONFLICT (attempt_id) DO NOTHING",
+        {"id": connection_id},
+    )
+
+
 # No lease is that long: a hand wrote it, or the database's clock was stepped back under it. In the second case somebody
 # may hold it this very moment, so that it is not taken for over: it ends one longest lease after it was noticed, which
 # is after the end of any that was taken before. Of each app the 10,000 most overdue rows are looked at, those that are
@@ -211,11 +227,7 @@ SELECT CASE
              OR c.access_expires_at > now() + %(min_ttl)s::interval) THEN 'fresh'
     WHEN a.throttled_until > now() THEN 'throttled'
     WHEN c.not_before > now() OR c.lease_id IS NOT NULL THEN COALESCE(c.last_reason, 'in_doubt')
-    WHEN NOT EXISTS (SELECT FROM unnest(%(key_apps)s::int[], %(key_hashes)s::bytea[]) AS k (app_id, hash)
-                     WHERE k.app_id = c.app_id AND NOT EXISTS (
-                         SELECT FROM qbo.app_blocks b
-                         WHERE b.app_id = k.app_id AND b.secret_hash = k.hash AND b.blocked_at IS NOT NULL))
-        THEN 'blocked'
+    WHEN NOT {IS_USABLE.format("c.app_id")} THEN 'blocked'
     ELSE 'in_progress' END AS reason
 FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id LEFT JOIN qbo.control g ON true
 WHERE c.id = %(id)s

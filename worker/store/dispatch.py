@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from worker.policy import NEAR_EXPIRY
-from worker.store.claims import key_arrays
+from worker.store.blobs import IS_BLOB, KEY_ID_TEXT
+from worker.store.claims import IS_USABLE, key_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -60,18 +61,14 @@ Due = tuple[datetime, int]
 """Where a row stands in the order of a sweep: when it was due, and its id."""
 
 # An app goes as a whole if one of its secrets here is not blocked and it is not throttled.
-_OPEN_APPS = """
-SELECT a.id,
-       EXISTS (SELECT FROM unnest(%(key_apps)s::int[], %(key_hashes)s::bytea[]) AS k (app_id, hash)
-               WHERE k.app_id = a.id AND NOT EXISTS (
-                   SELECT FROM qbo.app_blocks b
-                   WHERE b.app_id = k.app_id AND b.secret_hash = k.hash AND b.blocked_at IS NOT NULL)) AS usable,
+_OPEN_APPS = f"""
+SELECT a.id, {IS_USABLE.format("a.id")} AS usable,
        EXISTS (SELECT FROM qbo.app_blocks b
                WHERE b.app_id = a.id AND b.secret_hash = ANY (%(key_hashes)s::bytea[])
                  AND b.blocked_at IS NOT NULL AND b.probe_at <= now()) AS probe
 FROM qbo.apps a
 WHERE a.id = ANY (%(key_apps)s::int[]) AND (a.throttled_until IS NULL OR a.throttled_until <= now())
-"""
+"""  # noqa: S608  # composed of constants
 
 
 def open_apps(db: Database, keys: tuple[Keys, ...]) -> tuple[list[int], list[int]]:
@@ -139,13 +136,11 @@ def mark_due(
     return [row.id for row in rows], max(((row.due_at, row.id) for row in rows), default=None)
 
 
-# The key id stands in each blob after its format and its length (`qbo_refresh.sealing`).
-_LET_READABLE_GO = """
+_LET_READABLE_GO = f"""
 UPDATE qbo.connections SET not_before = NULL, queued_until = NULL
 WHERE last_outcome = 'unreadable' AND not_before > now() AND lease_id IS NULL
-  AND length(refresh_token) > 2
-  AND convert_from(substr(refresh_token, 3, get_byte(refresh_token, 1)), 'SQL_ASCII') = ANY (%(key_ids)s::text[])
-"""
+  AND {IS_BLOB.format("refresh_token")} AND {KEY_ID_TEXT.format("refresh_token")} = ANY (%(key_ids)s::text[])
+"""  # noqa: S608  # composed of constants
 
 
 def let_readable_go(db: Database, key_ids: Collection[str]) -> int:

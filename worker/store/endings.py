@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbo_refresh.status import Event, Hold, Status
-from worker.store import authorizations, events, revocations
+from worker.store import authorizations, claims, events, fleet, revocations
 
 if TYPE_CHECKING:
     from worker.database import Database
@@ -49,7 +49,7 @@ def disconnect(db: Database, connection_id: int, *, revoke: bool, links: bool) -
             return "disconnected"
         if revoke:
             revocations.add_all(db, connection_id)
-        authorizations.write_abandoned(db, connection_id)
+        claims.write_abandoned(db, connection_id)
         db.execute("DELETE FROM qbo.candidates WHERE connection_id = %(id)s", {"id": connection_id})
         db.execute(_FORGET, {"id": connection_id})
         events.emit(db, connection_id, Event.DISCONNECTED)
@@ -66,7 +66,7 @@ def leave(db: Database, connection_id: int, external_id: str) -> str | None:
     """
     with db.transaction():
         # Two of them leaving at once: the second finds itself the last.
-        db.execute("SELECT FROM qbo.connections WHERE id = %(id)s FOR UPDATE", {"id": connection_id})
+        fleet.lock(db, connection_id)
         names = db.execute(
             "SELECT external_id FROM qbo.external_ids WHERE connection_id = %(id)s", {"id": connection_id}
         )
@@ -82,10 +82,9 @@ def leave(db: Database, connection_id: int, external_id: str) -> str | None:
 def in_flight(db: Database, connection_id: int) -> bool:
     """Tell whether an attempt, an exchange or a revocation of this connection is under way."""
     row = db.execute(
-        "SELECT EXISTS (SELECT FROM qbo.connections WHERE id = %(id)s AND leased_until > now())"
+        "SELECT EXISTS (SELECT FROM qbo.connections WHERE id = %(id)s AND leased_until > now())"  # noqa: S608  # constants
         " OR EXISTS (SELECT FROM qbo.authorizations z JOIN qbo.connections c ON c.id = %(id)s"
-        "            WHERE (z.connection_id = c.id OR (z.app_id = c.app_id AND z.realm_hash = c.realm_hash))"
-        "              AND z.leased_until > now())"
+        f"            WHERE z.leased_until > now() AND {authorizations.OF_COMPANY})"
         " OR EXISTS (SELECT FROM qbo.revocations WHERE connection_id = %(id)s AND leased_until > now()) AS found",
         {"id": connection_id},
     ).one()
@@ -111,16 +110,15 @@ def delete(db: Database, connection_id: int) -> Deleted:
     """Delete everything about a connection: its row, names, holds, candidates, consents, events and ledger."""
     with db.transaction():
         values = {"id": connection_id}
-        db.execute("SELECT FROM qbo.connections WHERE id = %(id)s FOR UPDATE", values)
+        fleet.lock(db, connection_id)
         told = db.execute(
             "SELECT count(*) AS n, count(*) FILTER (WHERE delivered_at IS NULL) AS undelivered FROM qbo.outbox"
             " WHERE connection_id = %(id)s",
             values,
         ).one()
         consents = db.execute(
-            "DELETE FROM qbo.authorizations z USING qbo.connections c WHERE c.id = %(id)s"
-            " AND (z.connection_id = c.id OR (z.app_id = c.app_id AND z.realm_hash = c.realm_hash))"
-            " RETURNING z.id",
+            "DELETE FROM qbo.authorizations z USING qbo.connections c"  # noqa: S608  # constants
+            f" WHERE c.id = %(id)s AND {authorizations.OF_COMPANY} RETURNING z.id",
             values,
         ).all()
         revocations.forget(db, connection_id)

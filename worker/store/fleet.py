@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbo_refresh.errors import QboRefreshError
+from worker.store.transfer.outgoing import UNSETTLED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,13 +89,7 @@ def take_over(db: Database, choice: Choice) -> int:
     ).rowcount
 
 
-# As `export` tells whether the row's token is the live one.
-_AT_REST = """
-    c.frozen AND c.refresh_token IS NOT NULL AND c.lease_id IS NULL AND NOT c.in_doubt AND NOT EXISTS (
-        SELECT FROM qbo.candidates x
-        WHERE x.connection_id = c.id AND x.grant_number = c.grant_number AND x.settled_at IS NULL
-          AND (x.tried_at IS NULL OR c.status <> 'needs_reauth'))
-"""
+_AT_REST = f"c.frozen AND c.refresh_token IS NOT NULL AND NOT ({UNSETTLED})"
 
 
 def hand_back(db: Database, choice: Choice) -> tuple[int, list[int]]:

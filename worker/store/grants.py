@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from worker import clock
-from worker.store import authorizations, endings, revocations
+from worker.store import authorizations, endings, installing, revocations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,9 +74,9 @@ class PostgresGrants:
         self._soon(lambda: authorizations.reject(self._db, authorization_id, reason))
 
     def install(self, consent: Consent, seal: Callable[[int, int], NewGrant], record: Record) -> Installed:
-        """See `worker.store.authorizations.install`. Repeated until acknowledged."""
+        """See `worker.store.installing.install`. Repeated until acknowledged."""
         return self._db.until_acknowledged(
-            lambda: authorizations.install(self._db, consent, seal, record), give_up=self._give_up
+            lambda: installing.install(self._db, consent, seal, record), give_up=self._give_up
         )
 
     def disconnect(self, connection_id: int, *, revoke: bool = True, links: bool = False) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qbo_refresh.sealing import Field, Place, realm_place
 from worker.policy import LONGEST_LEASE
+from worker.store.blobs import IS_BLOB, KEY_ID_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,24 +95,22 @@ def room(db: Database) -> Room:
     return Room(row.most, row.used)
 
 
-# The key id stands in each blob after its format and its length (`qbo_refresh.sealing`).
-_KEY_ID = "convert_from(substr({blob}, 3, get_byte({blob}, 1)), 'SQL_ASCII')"
 _KEYS_IN_USE = f"""
 SELECT key_id, sum(n)::bigint AS n FROM (
-    SELECT {_KEY_ID.format(blob="b.blob")} AS key_id, count(*) AS n
+    SELECT {KEY_ID_TEXT.format("b.blob")} AS key_id, count(*) AS n
     FROM qbo.connections c CROSS JOIN LATERAL (
         VALUES (c.refresh_token), (c.previous_refresh_token), (c.access_token), (c.realm_id)) AS b (blob)
-    WHERE length(b.blob) > 2 GROUP BY 1
+    WHERE {IS_BLOB.format("b.blob")} GROUP BY 1
     UNION ALL
-    SELECT {_KEY_ID.format(blob="refresh_token")}, count(*) FROM qbo.candidates
-    WHERE length(refresh_token) > 2 GROUP BY 1
+    SELECT {KEY_ID_TEXT.format("refresh_token")}, count(*) FROM qbo.candidates
+    WHERE {IS_BLOB.format("refresh_token")} GROUP BY 1
     UNION ALL
-    SELECT {_KEY_ID.format(blob="refresh_token")}, count(*) FROM qbo.revocations
-    WHERE length(refresh_token) > 2 GROUP BY 1
+    SELECT {KEY_ID_TEXT.format("refresh_token")}, count(*) FROM qbo.revocations
+    WHERE {IS_BLOB.format("refresh_token")} GROUP BY 1
     UNION ALL
-    SELECT {_KEY_ID.format(blob="b.blob")}, count(*)
+    SELECT {KEY_ID_TEXT.format("b.blob")}, count(*)
     FROM qbo.authorizations z CROSS JOIN LATERAL (VALUES (z.code), (z.realm_id)) AS b (blob)
-    WHERE length(b.blob) > 2 GROUP BY 1
+    WHERE {IS_BLOB.format("b.blob")} GROUP BY 1
 ) AS blobs GROUP BY key_id ORDER BY n DESC
 """  # noqa: S608  # composed of constants
 
@@ -135,8 +134,8 @@ class Sample:
 
 _SAMPLES = f"""
 WITH one_for_each_key AS (
-    SELECT max(id) AS id FROM qbo.connections WHERE length(refresh_token) > 2
-    GROUP BY {_KEY_ID.format(blob="refresh_token")}
+    SELECT max(id) AS id FROM qbo.connections WHERE {IS_BLOB.format("refresh_token")}
+    GROUP BY {KEY_ID_TEXT.format("refresh_token")}
 ), newest AS (
     SELECT id FROM qbo.connections WHERE refresh_token IS NOT NULL ORDER BY id DESC LIMIT %(newest)s
 )

@@ -22,12 +22,20 @@ if TYPE_CHECKING:
     from worker.database import Database
     from worker.policy import Decision, Pace
 
-_SET_TOKENS = """
+# The pair of tokens, whatever else its answer said.
+_SET_PAIR = """
     refresh_token = %(refresh_token)s, refresh_token_fingerprint = %(fingerprint)s,
     previous_refresh_token = CASE WHEN %(rotated)s THEN %(presented)s ELSE c.previous_refresh_token END,
     previous_refresh_token_fingerprint =
         CASE WHEN %(rotated)s THEN %(presented_fingerprint)s ELSE c.previous_refresh_token_fingerprint END,
-    access_token = %(access_token)s, token_version = c.token_version + 1,
+    known_fingerprint = %(fingerprint)s, access_token = %(access_token)s, token_version = c.token_version + 1,
+    -- A late success leaves the lease to who took over: it may be presenting this very token, from the escrow.
+    lease_id = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.lease_id END,
+    leased_until = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.leased_until END,
+    in_doubt = false, suspect_since = NULL
+"""
+_SET_TOKENS = f"""
+    {_SET_PAIR},
     token_obtained_at = now() - %(answered_ago)s::interval,
     access_expires_at = now() - %(answered_ago)s::interval + %(access_lifetime)s::interval,
     -- An answer that does not say leaves what an earlier one said.
@@ -39,12 +47,7 @@ _SET_TOKENS = """
             THEN c.hard_expires_at
         ELSE COALESCE(now() - %(answered_ago)s::interval + %(hard_lifetime)s::interval, c.hard_expires_at) END,
     expiry_told_days = COALESCE(%(expiry_told_days)s::smallint, c.expiry_told_days),
-    known_fingerprint = %(fingerprint)s, last_secret = %(secret)s,
-    -- A late success leaves the lease to who took over: it may be presenting this very token, from the escrow.
-    lease_id = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.lease_id END,
-    leased_until = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.leased_until END,
-    in_doubt = false, suspect_since = NULL, needs_reauth_since = NULL, not_before = NULL, failures = 0,
-    status = 'active',
+    last_secret = %(secret)s, needs_reauth_since = NULL, not_before = NULL, failures = 0, status = 'active',
     next_refresh_at = now() + %(next_refresh_in)s::interval, last_refreshed_at = now(),
     last_outcome = 'refreshed', last_reason = %(reason)s
 """
@@ -175,21 +178,14 @@ def _release(db: Database, claim: Claim) -> None:
     )
 
 
-_SAVE_BARE = """
+_SAVE_BARE = f"""
 UPDATE qbo.connections c SET
-    refresh_token = %(refresh_token)s, refresh_token_fingerprint = %(fingerprint)s,
-    previous_refresh_token = CASE WHEN %(rotated)s THEN %(presented)s ELSE c.previous_refresh_token END,
-    previous_refresh_token_fingerprint =
-        CASE WHEN %(rotated)s THEN %(presented_fingerprint)s ELSE c.previous_refresh_token_fingerprint END,
-    access_token = %(access_token)s, access_expires_at = now(), refresh_expires_at = NULL,
-    token_version = c.token_version + 1, token_obtained_at = now(), known_fingerprint = %(fingerprint)s,
-    lease_id = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.lease_id END,
-    leased_until = CASE WHEN c.lease_id <> %(attempt_id)s THEN c.leased_until END,
-    in_doubt = false, suspect_since = NULL, next_refresh_at = now()
+    {_SET_PAIR},
+    access_expires_at = now(), refresh_expires_at = NULL, token_obtained_at = now(), next_refresh_at = now()
 WHERE c.id = %(id)s
   AND (c.token_version = %(version)s AND c.refresh_token_fingerprint IS NOT DISTINCT FROM %(claimed)s
        OR %(rotated)s AND c.status <> 'disconnected' AND c.refresh_token_fingerprint = %(presented_fingerprint)s)
-"""
+"""  # noqa: S608  # composed of constants
 
 
 def save_bare(db: Database, claim: Claim, grant: SealedGrant) -> Saved:

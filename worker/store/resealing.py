@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qbo_refresh.sealing import Field, Place
+from worker.store.blobs import IS_BLOB, KEY_ID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +28,7 @@ class Blobs:
     access_token: bytes | None = field(repr=False)
 
 
-# The key id stands in each blob after its format and its length (`qbo_refresh.sealing`).
-_OLD = "length({0}) > 2 AND substr({0}, 3, get_byte({0}, 1)) <> %(first)s::bytea"
+_OLD = f"{IS_BLOB} AND {KEY_ID} <> %(first)s::bytea"
 _ROWS = f"""
 SELECT c.id AS connection_id, a.environment, c.grant_number, c.token_version, c.realm_id, c.refresh_token,
        c.previous_refresh_token, c.access_token

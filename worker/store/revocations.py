@@ -64,12 +64,12 @@ WHERE c.id = %(id)s
 """
 
 
-def add_all(db: Database, connection_id: int) -> int:
-    """Keep every token of a connection that may be live until it is revoked; return how many. Before it forgets them.
+def add_all(db: Database, connection_id: int) -> None:
+    """Keep every token of a connection that may be live until it is revoked. Before it forgets them.
 
     An attempt in flight may be presenting one of them, and bring another into the escrow, until its lease is over.
     """
-    return db.execute(_ADD_ALL, {"id": connection_id}).rowcount
+    db.execute(_ADD_ALL, {"id": connection_id})
 
 
 def drop_superseded(db: Database, *, app_id: int, realm_hash: bytes) -> None:

@@ -22,6 +22,8 @@ LATE = timedelta(hours=2)
 WRITER_RECENT = timedelta(days=7)
 STALE = timedelta(hours=26)  # a day, its spread, and an hour
 EXPIRES_SOON = timedelta(days=10)
+UNEXCHANGED, UNREVOKED = timedelta(minutes=10), timedelta(hours=1)
+SWEEPS_MISSED = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,16 +99,7 @@ def evidence(db: Database, claim: Claim) -> policy.Evidence | None:
     row = db.execute(_EVIDENCE, {"id": claim.connection_id}).one_or_none()
     if row is None:
         return None
-    return policy.Evidence(
-        now=row.now,
-        untried=row.untried,
-        candidate_refused_at=row.candidate_refused_at,
-        witness=row.witness,
-        guard=_guard(db, claim, app, row.now),
-        epoch_since=row.epoch_since,
-        previous_untried=row.previous_untried,
-        hard_expired=row.hard_expired,
-    )
+    return policy.Evidence(**row._mapping, guard=_guard(db, claim, app, row.now))  # noqa: SLF001  # SQLAlchemy's public name for it
 
 
 def observe(db: Database, connection_id: int) -> policy.Evidence | None:
@@ -121,16 +112,8 @@ def observe(db: Database, connection_id: int) -> policy.Evidence | None:
         " WHERE c.id = %(id)s",
         {"id": connection_id},
     ).one()
-    return policy.Evidence(
-        now=row.now,
-        untried=row.untried,
-        candidate_refused_at=row.candidate_refused_at,
-        witness=bool(row.witness),
-        guard=policy.Guard(app.guard_tripped_at, app.guard_released_at),
-        epoch_since=row.epoch_since,
-        previous_untried=row.previous_untried,
-        hard_expired=row.hard_expired,
-    )
+    guard = policy.Guard(app.guard_tripped_at, app.guard_released_at)
+    return policy.Evidence(**row._mapping, guard=guard)  # noqa: SLF001  # as above
 
 
 def _guard(db: Database, claim: Claim, app: Any, now: Any) -> policy.Guard:

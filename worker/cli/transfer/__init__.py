@@ -11,8 +11,8 @@ from typing import BinaryIO, cast
 import click
 
 from worker import settings
-from worker.cli.common import json_option, open_database
-from worker.cli.connection import resolve
+from worker.cli.choosing import open_database, resolve
+from worker.cli.printing import json_option
 from worker.cli.transfer import files, telling
 from worker.exporting import Exporter
 from worker.exporting import Wishes as ExportWishes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.common import print_json
+from worker.cli.printing import counted, listed, print_json
 from worker.importing.load import REASONS_SHOWN
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from worker import exporting
     from worker.importing.load import Report, Wishes
-
-_IDS_SHOWN = 20
 
 
 def imported(report: Report, wishes: Wishes, *, rejects: str | None, as_json: bool) -> None:
@@ -80,16 +78,12 @@ def _tell_import(report: Report, wishes: Wishes, rejects: str | None) -> None:
         click.echo("Nothing was imported: the first line is wrong.")
     elif report.rejected and not wishes.skip_bad:
         click.echo(
-            f"Nothing was imported: {_number(report.rejected, 'bad line')} among {report.read:,}. Mend what is"
+            f"Nothing was imported: {counted(report.rejected, 'bad line')} among {report.read:,}. Mend what is"
             " wrong, or import the others with --skip-bad --rejects FILE."
         )
     else:
         for sentence in _import_sentences(report, wishes):
             click.echo(sentence)
-
-
-def _number(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _import_sentences(report: Report, wishes: Wishes) -> Iterator[str]:
@@ -98,14 +92,14 @@ def _import_sentences(report: Report, wishes: Wishes) -> Iterator[str]:
     if report.imported:
         first = f"; the {report.due_now:,} that are near their expiry come first" if report.due_now else ""
         when = "frozen until `qbo-refresh thaw`" if wishes.frozen else f"refreshed over the next 24 hours{first}"
-        yield f"{_number(report.imported, 'connection')} imported, {when}."
+        yield f"{counted(report.imported, 'connection')} imported, {when}."
     if report.updated:
         yield (
-            f"{_number(report.updated, 'newer token')} taken: at once where the connection is frozen and at rest; to be"
+            f"{counted(report.updated, 'newer token')} taken: at once where the connection is frozen and at rest; to be"
             " tried now where it is not, and what Intuit accepts replaces the one here."
         )
     if report.named:
-        yield f"{_number(report.named, 'external id')} added."
+        yield f"{counted(report.named, 'external id')} added."
     if not (report.imported or report.updated or report.named):
         yield "Nothing changed."
     for number, meaning in (
@@ -120,7 +114,7 @@ def _import_sentences(report: Report, wishes: Wishes) -> Iterator[str]:
 
 def _export_sentences(report: exporting.Report, wishes: exporting.Wishes) -> Iterator[str]:
     frozen = f", {report.frozen:,} of them frozen by this" if wishes.freeze else ""
-    yield f"{_number(report.exported, 'connection')} exported{frozen}."
+    yield f"{counted(report.exported, 'connection')} exported{frozen}."
     if report.needs_reauth:
         yield f"{report.needs_reauth:,} of them need re-authorization: their tokens are probably dead."
     if report.without_token:
@@ -129,15 +123,11 @@ def _export_sentences(report: exporting.Report, wishes: exporting.Wishes) -> Ite
         yield f"{report.not_taken_over:,} left out: not taken over, so that an old refresher has their tokens."
     if report.unsettled:
         yield (
-            f"{len(report.unsettled):,} left out and not frozen ({_ids(report.unsettled)}): an attempt is under way or"
-            " in doubt. Let the workers settle it (thaw those that are frozen), then export them again."
+            f"{len(report.unsettled):,} left out and not frozen ({listed(report.unsettled)}): an attempt is under way"
+            " or in doubt. Let the workers settle it (thaw those that are frozen), then export them again."
         )
     if report.unreadable:
         yield (
-            f"{len(report.unreadable):,} left out and not frozen ({_ids(report.unreadable)}): their sealed values do"
+            f"{len(report.unreadable):,} left out and not frozen ({listed(report.unreadable)}): their sealed values do"
             " not open. Is a key missing from TOKEN_KEYS?"
         )
-
-
-def _ids(ids: list[int]) -> str:
-    return ", ".join(map(str, ids[:_IDS_SHOWN])) + (", …" if len(ids) > _IDS_SHOWN else "")

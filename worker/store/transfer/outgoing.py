@@ -55,6 +55,14 @@ class Outgoing:
     external_ids: Sequence[str]
 
 
+# An attempt under way or in doubt, or a candidate that may be the live token: it is untried, or refused while the row's
+# own token still stands. Of a connection that was given up what was refused is no longer waited for.
+UNSETTLED = """
+    c.lease_id IS NOT NULL OR c.in_doubt OR EXISTS (
+        SELECT FROM qbo.candidates x
+        WHERE x.connection_id = c.id AND x.grant_number = c.grant_number AND x.settled_at IS NULL
+          AND (x.tried_at IS NULL OR c.status <> 'needs_reauth'))
+"""
 # A disconnected connection has no token to take along.
 _NEXT = """
 SELECT id FROM qbo.connections
@@ -63,16 +71,14 @@ WHERE id > %(after)s AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s::bigint
   AND (taken_over OR NOT %(taken_over)s)
 ORDER BY id LIMIT %(limit)s
 """
-_READ = """
+_READ = f"""
 SELECT c.id, a.environment, a.client_id, c.label, c.status, c.grant_number, c.realm_id, c.refresh_token, c.access_token,
        c.token_obtained_at, c.access_expires_at, c.refresh_expires_at, c.hard_expires_at, c.frozen,
-       c.lease_id IS NOT NULL OR c.in_doubt OR EXISTS (
-           SELECT FROM qbo.candidates x WHERE x.connection_id = c.id AND x.grant_number = c.grant_number
-             AND x.settled_at IS NULL AND (x.tried_at IS NULL OR c.status <> 'needs_reauth')) AS unsettled,
+       {UNSETTLED} AS unsettled,
        ARRAY(SELECT e.external_id FROM qbo.external_ids e WHERE e.connection_id = c.id ORDER BY 1) AS external_ids
 FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id
 WHERE c.id = ANY (%(ids)s::bigint[]) AND c.refresh_token IS NOT NULL ORDER BY c.id
-"""
+"""  # noqa: S608  # composed of constants
 
 
 def read(db: Database, choice: Choice, *, after: int, limit: int, lock: bool) -> list[Outgoing]:

@@ -1,4 +1,4 @@
-"""The demo's own processes: each in a session of its own, with the demo's settings alone, its output in a file."""
+"""Processes of a demonstration: each in a session of its own, with its settings alone, its output in a file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _COMMAND_WITHIN_S = 60
 _END_WITHIN_S = 6.0
 
 
-class DemoUnavailable(QboRefreshError):
-    """The demo cannot be set up here. The text says why and what mends it."""
+class CommandFailed(QboRefreshError):
+    """A command of `qbo-refresh` has failed. The text says which, and the last that it said."""
 
 
 class Children:
@@ -52,7 +52,7 @@ class Children:
         """Run one command of `qbo-refresh` to its end and return what it printed.
 
         Raises:
-            DemoUnavailable: It failed.
+            CommandFailed: It failed.
         """
         done = subprocess.run(  # noqa: S603  # our own command line
             [sys.executable, "-m", "worker.cli", *arguments],
@@ -68,7 +68,7 @@ class Children:
         (self.logs / f"{arguments[0]}.log").write_text(done.stdout + done.stderr)
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip() or "no word of why").splitlines()[-1]
-            raise DemoUnavailable(f"`qbo-refresh {arguments[0]}` failed: {said}")
+            raise CommandFailed(f"`qbo-refresh {arguments[0]}` failed: {said}")
         return done.stdout
 
     def celery(self, name: str, *arguments: str, **more: str) -> int:

@@ -1,4 +1,4 @@
-"""Moments and durations in the words of `explain`, in UTC."""
+"""Moments and durations in words for people, in UTC. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,19 @@ def long(duration: timedelta) -> str:
     return f"{seconds / 86400 / 365.25:.1f} years"
 
 
+def from_now(moment: datetime | None, at: datetime) -> str:
+    """Say how far a moment is from `at`: `in 3 h`, `2 days ago`; an empty text for None."""
+    if moment is None:
+        return ""
+    distance = long(moment - at)
+    return f"in {distance}" if moment > at else f"{distance} ago"
+
+
 def when(moment: datetime, at: datetime) -> str:
     """Write a moment down with its distance from now: `2026-11-23 18:30:05, in 3 h`."""
-    distance = long(moment - at)
-    return f"{exactly(moment)}, " + (f"in {distance}" if moment > at else f"{distance} ago")
+    return f"{exactly(moment)}, {from_now(moment, at)}"
+
+
+def about(moment: datetime, at: datetime) -> str:
+    """The same to the minute: `2026-11-23 18:30 (in 3 h)`."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} ({from_now(moment, at)})"

@@ -1,0 +1,70 @@
+"""The guards of sealed places and of consents."""
+
+from __future__ import annotations
+
+from tests.mutants.guard import Guard, corners
+
+PLACES = tuple(
+    Guard(
+        f"sealing: a blob knows its {what}",
+        "qbo_refresh/sealing.py",
+        '|{self.environment}|{self.connection_id}|{self.grant_number}|{self.field}".encode()',
+        '|{self.environment}|{self.connection_id}|{self.grant_number}|{self.field}".encode()'.replace(text, ""),
+        (
+            "tests/unit/test_sealing.py::test_a_blob_that_was_moved_does_not_open",
+            "tests/unit/test_sealing.py::test_a_blob_of_another_field_under_the_same_key_does_not_open",
+        ),
+    )
+    for what, text in (
+        ("environment", "|{self.environment}"),
+        ("connection", "|{self.connection_id}"),
+        ("grant", "|{self.grant_number}"),
+        ("field", "|{self.field}"),
+    )
+)
+
+_AUTHORIZING = "qbo_refresh/authorizing.py"
+_STATES = "tests/db/test_states.py::"
+
+CONSENT: tuple[Guard, ...] = (
+    Guard(
+        "consent: the state's signature",
+        "qbo_refresh/consent_state.py",
+        "    if not hmac.compare_digest(signature, expected):\n",
+        "    if False:\n",
+        (
+            _STATES + "test_a_state_that_was_changed_anywhere_is_refused",
+            _STATES + "test_a_state_of_another_session_is_refused",
+        ),
+    ),
+    Guard(
+        "consent: the session, in the row too",
+        _AUTHORIZING,
+        "WHERE state_hash = %(state)s AND session_hash = %(session)s AND used_at IS NULL AND expires_at > now()",
+        "WHERE state_hash = %(state)s AND used_at IS NULL AND expires_at > now()",
+        (_STATES + "test_a_session_is_compared_in_the_row_too",),
+    ),
+    Guard(
+        "consent: a state is used once",
+        _AUTHORIZING,
+        "session_hash = %(session)s AND used_at IS NULL AND expires_at > now()",
+        "session_hash = %(session)s AND expires_at > now()",
+        (_STATES + "test_a_state_of_this_session_is_taken_once_and_the_same_call_again_is_the_same",),
+    ),
+    Guard(
+        "consent: one code of a company at a time, also one that a disconnect has ended",
+        "worker/store/authorizations.py",
+        "                    AND o.leased_until > now())\n",
+        "                    AND o.finished_at IS NULL AND o.leased_until > now())\n",
+        corners("test_a_consent_waits_for_a_code_that_a_disconnect_overtook_on_its_way"),
+    ),
+    Guard(
+        "consent: a state is good for ten minutes",
+        _AUTHORIZING,
+        "AND used_at IS NULL AND expires_at > now()",
+        "AND used_at IS NULL",
+        (_STATES + "test_a_state_is_good_for_ten_minutes",),
+    ),
+)
+
+GUARDS = (*PLACES, *CONSENT)
