@@ -10,8 +10,11 @@ from kombu import Exchange, Queue
 
 from beat_schedule import BEAT_SCHEDULE
 from qbo_refresh.errors import QboRefreshError
-from worker import lifecycle, queues, settings
+from worker import broker, lifecycle, queues, settings
 from worker.grouped_events import GroupedEvents
+
+# For a broker that is asked; it has a second of its own for each empty answer (`brpop_timeout`).
+ANSWER_WITHIN_S = 5.0
 
 
 def _schedule(sweep_seconds: float) -> dict[str, dict[str, object]]:
@@ -27,6 +30,7 @@ def make(config: settings.Settings) -> Celery:
     Raises:
         SettingsError: REDIS_URL is missing or malformed.
     """
+    broker.use()
     app = Celery("qbo_refresh", broker=config.redis(), backend=config.redis(), include=["worker.tasks"])
     app.conf.update(
         # Ids only, and JSON only: a pickled message is refused before it is looked at.
@@ -37,7 +41,6 @@ def make(config: settings.Settings) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        worker_consumer="worker.consumer:Consumer",
         worker_prefetch_multiplier=2,
         task_queues=[Queue(name, Exchange(name, type="direct"), routing_key=name) for name in queues.ALL],
         task_default_queue=queues.ADHOC,
@@ -50,7 +53,12 @@ def make(config: settings.Settings) -> Celery:
             "unacked_key": "qbo.unacked",
             "unacked_index_key": "qbo.unacked_index",
             "unacked_mutex_key": "qbo.unacked_mutex",
+            # A line that is dead without a word must not hold up a beat, or a worker's acknowledgements, for good.
+            "socket_timeout": ANSWER_WITHIN_S,
+            "socket_connect_timeout": ANSWER_WITHIN_S,
         },
+        redis_socket_timeout=ANSWER_WITHIN_S,
+        redis_socket_connect_timeout=ANSWER_WITHIN_S,
         result_expires=3600,
         task_send_sent_event=False,
         beat_schedule=_schedule(config.sweep_seconds),

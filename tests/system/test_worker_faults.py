@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.processes import Programs, eventually, wait_until_ready
-from tests.support.proxy import FaultProxy
+from tests.support.proxy import FaultProxy, Way
 from worker.queues import ADHOC, REFRESH_CONNECTION, REFRESH_DUE, SWEEP
 
 if TYPE_CHECKING:
@@ -81,6 +81,27 @@ def test_row_4_a_broker_that_cuts_its_connections_ends_no_worker(
         fleet.simulator.clear_fault(slow)
         eventually(lambda: fleet.simulator.check().refreshes == 1)
         assert worker.is_running, worker.output()
+
+
+def test_row_4_a_line_to_the_broker_that_goes_dead_without_a_word_holds_up_nobody_for_good(
+    programs: Programs, fleet: Fleet, environment: dict[str, str]
+) -> None:
+    # Fails without `socket_timeout`: beat waits for the answer to a message, the worker for that to an acknowledgement.
+    first, second = fleet.connect(2)
+    fleet.update(second.id, "next_refresh_at = now() + interval '1 day'")
+    slow = fleet.simulator.fault("latency", delay=2)
+    with FaultProxy(environment["REDIS_URL"]) as line:
+        pace = {"REDIS_URL": line.url, "SWEEP_SECONDS": "1"}
+        worker, beat = programs.ready_worker(variables=pace), programs.beat(variables=pace)
+        eventually(fleet.simulator.in_flight)
+        line.set(up=Way(dropped=True))
+        sent = beat.output().count("Sending due task")
+        eventually(lambda: fleet.holds_the_live_token(first) and beat.output().count("Sending due task") > sent)
+        fleet.simulator.clear_fault(slow)
+        line.heal()
+        fleet.update(second.id, "next_refresh_at = now()")
+        eventually(lambda: fleet.row(second.id).token_version == 2)
+        assert (worker.is_running, beat.is_running) == (True, True)
 
 
 def test_row_5_what_a_killed_worker_had_in_flight_is_recovered_by_another_after_the_lease(
