@@ -107,7 +107,7 @@ def _kill(history: History, call: Call, attempt: Attempt | None, until: float) -
         if put is None and kill.at <= until:
             return kill
         since = call.ended - ESCROW_RESTS_S if put is None else put.at
-        if _escrow_fails(history, since, kill.at if put is None else _asked(history, call, kill)):
+        if _harmed(history, "valkey", since, kill.at if put is None else _asked(history, call, kill)):
             return kill
     return None
 
@@ -159,8 +159,8 @@ def _asked(history: History, call: Call, kill: Kill) -> float:
     return min(later, default=history.stopped)
 
 
-def _escrow_fails(history: History, began: float, ended: float) -> bool:
-    return any(span.where == "valkey" and span.touches(began, ended) for span in history.spans)
+def _harmed(history: History, where: str, began: float, ended: float) -> bool:
+    return any(span.where == where and span.touches(began, ended) for span in history.spans)
 
 
 def _is_late(history: History, call: Call, attempt: Attempt | None) -> bool:
@@ -202,4 +202,14 @@ def why_asked_again(history: History, call: Call) -> str | None:
     put = next(_puts(history, replaced_by), None)
     if put is not None and put.at >= leased_until:
         return "stood still past its lease after sending"  # nobody stopped it but a machine that is too busy
+    if put is not None and _waits_to_save(history, attempt, call) and _harmed(history, "valkey", put.at, call.started):
+        return "the save had to wait, and the escrow away"
     return why_lost(history, replaced_by)
+
+
+def _waits_to_save(history: History, attempt: Attempt | None, call: Call) -> bool:
+    """Whether PostgreSQL kept an attempt from saving until a later call had begun."""
+    later = attempt_of(history, call)
+    if attempt is None or later is None or attempt.version != later.version:
+        return False
+    return _harmed(history, "postgres", attempt.began, call.started)

@@ -255,6 +255,27 @@ def test_a_grant_that_a_provider_ended_for_a_replaced_token_is_excused_by_what_i
     assert check(history).true_verdicts == 1
 
 
+@pytest.mark.parametrize(
+    ("harmed", "excused"),
+    [({"postgres", "valkey"}, True), ({"postgres"}, False), ({"valkey"}, False)],
+    ids=["both", "the database", "the escrow"],
+)
+def test_a_save_that_waits_excuses_the_next_call_only_with_an_escrow_that_forgot(
+    harmed: set[str], *, excused: bool
+) -> None:
+    # PostgreSQL is away for longer than the lease, and the escrow is flushed meanwhile: two faults.
+    first = replace(SAVED, version=1)
+    history = replace(
+        PUNISHED,
+        attempts=(first, PUNISHED.attempts[1]),
+        puts=(Put(10.25, 7),),
+        spans=tuple(Span(where, "stopped", 11.0, 13.0) for where in sorted(harmed)),
+    )
+    assert (check(history).punished == {"the save had to wait, and the escrow away": 1}) is excused
+    saved_before = replace(history, attempts=(first, replace(PUNISHED.attempts[1], version=2)))
+    assert "grant_punished" in promises(saved_before)
+
+
 def test_a_token_that_an_older_one_replaced_while_grace_lasted_is_excused_as_any_other() -> None:
     # Two answers to the same token: the later one's replaced the earlier one's, which nobody has presented before.
     before = replace(ROTATED, sequence=0, started=5.0, ended=5.1, issued="b")
