@@ -328,7 +328,7 @@ def _wait(db: Database, authorization_id: int, *, until: float) -> Connected:
         found, why = outcome(db, authorization_id)
         if found is not None:
             return found
-        if time.monotonic() >= ask_at:
+        if ask_at <= time.monotonic() < until:  # whoever has no time left finds out how it stands, and asks nobody
             is_broker_away = not _ask(app, authorization_id)
             ask_at = time.monotonic() + _ASK_AGAIN_S
     raise TemporarilyUnavailable("broker_unavailable" if is_broker_away else why, _RETRY_AFTER_S)

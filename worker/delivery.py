@@ -8,18 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 from uuid import uuid4
 
-from qbo_refresh import event_message
+from qbo_refresh.event_message import EventMessage
+from qbo_refresh.status import Event
 from worker import clock, log
 from worker.event_broker import BrokerTrouble
+from worker.moments import to_the_millisecond
+from worker.settings import EXTERNAL_ID
 from worker.store import outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    from qbo_refresh.event_message import EventMessage
     from worker.database import Database
     from worker.store.outbox import Stored
 
@@ -118,18 +121,25 @@ def _is_over(work: Delivery, until: float) -> bool:
 
 
 def as_message(event: Stored, reconnect_url: str | None) -> EventMessage:
-    """Return what the host is given of an event."""
-    return event_message.make(
-        event_id=event.id,
-        event_type=event.type,
+    """Return what the host is given of an event; with RECONNECT_URL a verdict has a link for each external id."""
+    payload = dict(event.payload)
+    if event.type == Event.NEEDS_REAUTH:
+        names = event.external_ids if reconnect_url else ()
+        payload["reconnect_urls"] = {name: _link(str(reconnect_url), name) for name in names}
+    return EventMessage(
+        id=event.id,
+        type=event.type,
         connection_id=event.connection_id,
-        external_ids=event.external_ids,
+        external_ids=list(event.external_ids),
         label=event.label,
         sequence=event.sequence,
-        created_at=event.created_at,
-        payload=event.payload,
-        reconnect_url=reconnect_url,
+        created_at=to_the_millisecond(event.created_at),
+        payload=payload,
     )
+
+
+def _link(template: str, external_id: str) -> str:
+    return template.replace(EXTERNAL_ID, quote(external_id, safe=""))
 
 
 def leave_to_pollers(db: Database) -> int:

@@ -48,7 +48,7 @@ class Health:
     queue_lengths: Mapping[str, int] | None
     redis_trouble: str | None
     sweep: timedelta
-    delivers: bool = True
+    delivers: bool
 
     def count(self, what: Callable[[Total], int]) -> int:
         """Return a number of the totals, over all of them."""

@@ -1,4 +1,4 @@
-"""Moments and durations in words for people, in UTC. Pure."""
+"""Moments and durations in words, in UTC. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
+
+
+def to_the_millisecond(moment: datetime) -> str:
+    """Write a moment down for programs, in ISO 8601."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def exactly(moment: datetime) -> str:

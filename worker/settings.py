@@ -16,7 +16,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from qbo_refresh.configuration import AUTHORIZE_URL
 from qbo_refresh.errors import QboRefreshError
-from qbo_refresh.event_message import EXTERNAL_ID
 from qbo_refresh.sealing import Keyring, Lookup
 from qbo_refresh.secret import Secret
 from worker import reaching
@@ -34,6 +33,8 @@ API_URLS = {
 # What `run --embedded` leaves in a directory of this name, unless another one is given, for other commands to be told.
 EMBEDDED = Path(".qbo-refresh")
 CREDENTIALS, KEYS = "credentials.env", "keys.env"
+# Stands in RECONNECT_URL for a host's own id of a connection.
+EXTERNAL_ID = "{external_id}"
 _INTUIT_HOSTS = frozenset(
     {"oauth.platform.intuit.com", "developer.api.intuit.com", "appcenter.intuit.com"}
     | {url.removeprefix("https://") for url in API_URLS.values()}

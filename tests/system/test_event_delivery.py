@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from qbo_refresh import event_message
+from qbo_refresh.event_message import EventMessage
 from qbo_refresh.secret import Secret
 from tests.support.host_app import QUEUE, RECEIVED, TASK
 from tests.support.processes import Program, Programs, eventually
-from worker import clock, embedded, event_broker, health, holding
+from worker import embedded, event_broker, health, holding
 from worker.event_broker import BrokerTrouble
 from worker.settings import EventTarget
 from worker.store import outbox
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from qbo_refresh.event_message import EventMessage
     from tests.support.fleet import Connected, Fleet
     from worker.embedded import Servers
     from worker.settings import Settings
@@ -182,16 +181,15 @@ def test_the_next_of_several_brokers_is_tried(host_broker: str) -> None:
 
 
 def test_a_broker_that_is_full_takes_nothing_and_says_so(host_broker: str, another_app: Celery) -> None:
-    event = event_message.make(
-        event_id=1,
-        event_type="sync.paused",
+    event = EventMessage(
+        id=1,
+        type="sync.paused",
         connection_id=1,
-        external_ids=(),
+        external_ids=[],
         label=None,
         sequence=1,
-        created_at=clock.now(),
+        created_at="2026-01-01T00:00:00.000Z",
         payload={},
-        reconnect_url=None,
     )
 
     def message(target: EventTarget, event: EventMessage) -> Any:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery.app.defaults import NAMESPACES, flatten
 
 import beat_schedule
-from qbo_refresh import event_message, sealing
+from qbo_refresh import sealing
+from qbo_refresh.event_message import EventMessage
 from qbo_refresh.secret import Secret
 from worker import queues
 from worker import settings as worker_settings
@@ -137,16 +137,15 @@ def test_an_event_that_is_sent_twice_is_the_same_task_twice_and_shows_no_argumen
     assert tasks
     target = EventTarget("host.on_event", "host", Secret("redis://"))
     events = [
-        event_message.make(
-            event_id=event_id,
-            event_type="sync.paused",
+        EventMessage(
+            id=event_id,
+            type="sync.paused",
             connection_id=3,
-            external_ids=("acme",),
+            external_ids=["acme"],
             label="eu",
             sequence=1,
-            created_at=datetime(2026, 1, 1, tzinfo=UTC),
+            created_at="2026-01-01T00:00:00.000Z",
             payload={},
-            reconnect_url=None,
         )
         for event_id in (7, 7, 8)
     ]

@@ -39,7 +39,7 @@ class Terminal:
     """Programs with a name each, each in a session of its own: a ^C reaches this process alone."""
 
     environment: Mapping[str, str]
-    started: Callable[[int], None] = lambda _pid: None
+    started: Callable[[int], None]
     _events: queue.Queue[Any] = field(default_factory=queue.Queue)
     _children: dict[str, _Child] = field(default_factory=dict)
     _programs: list[Any] = field(default_factory=list)

@@ -160,9 +160,9 @@ def end(process: subprocess.Popen[bytes], number: int, *, seconds: float = 10) -
         process.wait()
 
 
-def end_groups(groups: Sequence[int], *, seconds: float = 8) -> None:
-    """Ask process groups to end, and kill what is left of them after `seconds`."""
-    for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 2.0)):
+def end_groups(groups: Sequence[int]) -> None:
+    """Ask process groups to end, and kill what is left of them after 8 s."""
+    for number, patience in ((signal.SIGTERM, 8.0), (signal.SIGKILL, 2.0)):
         give_up = time.monotonic() + patience
         for group in groups:
             _signal_group(group, number)
@@ -184,9 +184,9 @@ def is_running(group: int) -> bool:
     return False
 
 
-def remove_tree(directory: Path, *, seconds: float = 5) -> None:
-    """Delete a directory although a process that is just ending may still write into it."""
-    give_up = time.monotonic() + seconds
+def remove_tree(directory: Path) -> None:
+    """Delete a directory although a process that is just ending may still write into it, for 5 s at most."""
+    give_up = time.monotonic() + 5
     while directory.exists() and time.monotonic() < give_up:
         shutil.rmtree(directory, ignore_errors=True)
         time.sleep(0 if not directory.exists() else 0.1)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from qbo_refresh.event_message import in_utc
 from qbo_refresh.status import OPERATORS, Event, Hold
 from worker import log
+from worker.moments import to_the_millisecond
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -96,4 +96,4 @@ def _take_missed_runs(db: Database, connection_id: int) -> tuple[int, str | None
     row = db.execute(
         "DELETE FROM qbo.missed_runs WHERE connection_id = %(id)s RETURNING runs, since", {"id": connection_id}
     ).one_or_none()
-    return (0, None) if row is None else (row.runs, in_utc(row.since))
+    return (0, None) if row is None else (row.runs, to_the_millisecond(row.since))

@@ -148,10 +148,13 @@ def read(db: Database, wanted: Wanted, *, limit: int, newest: bool = False) -> l
     return found[::-1] if newest else found
 
 
-def read_all(db: Database, wanted: Wanted, *, batch: int = 500) -> Iterator[Stored]:
+_BATCH = 500
+
+
+def read_all(db: Database, wanted: Wanted) -> Iterator[Stored]:
     """Yield events, the oldest first, in batches."""
     after = wanted.after or 0
-    while found := read(db, Wanted(after, wanted.connection_id, wanted.type, wanted.undelivered), limit=batch):
+    while found := read(db, Wanted(after, wanted.connection_id, wanted.type, wanted.undelivered), limit=_BATCH):
         yield from found
         after = found[-1].id
 
