@@ -81,7 +81,11 @@ def test_row_35_a_day_without_beat_and_broker_is_told_by_whoever_still_runs(
     assert looks.left == -1
     assert fleet.events() == ["refreshes.stalled"], "once in three looks"
     assert status == 1
-    for said in ("Redis at REDIS_URL cannot be reached", "Due connections have not been refreshed", "the last sweep was 24 h ago"):
+    for said in (
+        "Redis at REDIS_URL cannot be reached",
+        "Due connections have not been refreshed",
+        "the last sweep was 24 h ago",
+    ):
         assert said in told, told
 
 
