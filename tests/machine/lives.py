@@ -29,7 +29,7 @@ class Lives(Meetings):
         self.watch = Watch(self.stage, self.customers)
         self.ran["examples"] += 1
         self.time_passes(DAY)  # so that a provider that rotates daily does
-        dies = (0, ("refresh", UNSAVED), ("lease", "refresh"), True)  # its copy in the escrow is found
+        dies = (0, ("refresh", UNSAVED), ("lease", "refresh in sight"), True)  # its copy in the escrow is found
         ended = (1, ("refresh", ANSWERED), ("disconnect", "lease", "revoke"), False)  # its token comes after the end
         for meeting in (dies, ended, *first):
             self.meets_another(meeting)
