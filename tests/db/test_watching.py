@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,8 +13,13 @@ from worker.refresh import refresh
 from worker.store import fleet as fleets
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.commands import Run
     from tests.support.fleet import Fleet
+    from worker.embedded import Servers
     from worker.refresh import Refresher
+    from worker.runtime import Runtime
 
 MINUTE = timedelta(minutes=1)
 SECOND_WRITER = ["second_writer.seen"]
@@ -42,6 +47,46 @@ def test_row_35_a_dead_beat_is_told_once_and_again_after_it_was_mended(fleet: Fl
     fleet.let_pass(timedelta(days=2))
     assert stands_still(fleet, keys)
     assert fleet.events() == ["refreshes.stalled"] * 2
+
+
+class Looks:
+    """The end of a process that comes after so many looks, each of which has its time."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def wait(self, seconds: float) -> bool:
+        """Return whether that was the end."""
+        assert seconds == 60
+        self.left -= 1
+        return self.left < 0
+
+
+def test_row_35_a_day_without_beat_and_broker_is_told_by_whoever_still_runs(
+    fleet: Fleet, start_worker: Callable[..., Runtime], session_servers: Servers, run: Run
+) -> None:
+    # Fails with a watch that asks the broker first, as a task would: seen.
+    worker = start_worker()
+    fleet.connect()
+    fleet.db.execute("UPDATE qbo.apps SET swept_at = now()")
+    fleet.let_pass(timedelta(days=1))
+    looks: Any = Looks(3)
+    worker.db.stopping = looks
+    session_servers.stop_valkey()
+    try:
+        watching.start(worker.db, worker.keys, pace=worker.refresher.pace, sweep_every=MINUTE).join(30)
+        status, told, _ = run("status", "--check")
+    finally:
+        session_servers.start_valkey()
+    assert looks.left == -1
+    assert fleet.events() == ["refreshes.stalled"], "once in three looks"
+    assert status == 1
+    for said in (
+        "Redis at REDIS_URL cannot be reached",
+        "Due connections have not been refreshed",
+        "the last sweep was 24 h ago",
+    ):
+        assert said in told, told
 
 
 def test_row_35_a_backlog_that_is_swept_stands_still_only_after_two_hours(fleet: Fleet, keys: tuple[Keys, ...]) -> None:

@@ -61,7 +61,7 @@ def test_whatever_the_order_of_faults_the_promises_hold(  # noqa: PLR0917  # fix
             },
         )
         chosen = hypothesis.settings(
-            max_examples=20 if FULL else 8,
+            max_examples=20 if FULL else 7,
             stateful_step_count=30 if FULL else 8,
             deadline=None,
             database=None,

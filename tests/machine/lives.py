@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant
 
-from tests.machine.meeting import UNSAVED, Meeting, Meetings, meetings
+from tests.machine.meeting import ANSWERED, UNSAVED, Meeting, Meetings, meetings
 from tests.machine.scene import flags
 from tests.machine.watch import Customer, Watch
 from tests.machine.working import DAY, HOUR, LEASE
@@ -23,12 +23,15 @@ class Lives(Meetings):
         self.secrets = [self.world.environment["INTUIT_CLIENT_SECRET"]]
         self.customers = [Customer(each) for each in self.fleet.connect(2)]
         self.book.received |= {each.connected.refresh_token for each in self.customers}
+        for each in self.customers:
+            each.accepted.add(self.fleet.fingerprint(each.connected.refresh_token))
         self.given_up, self.outside = set(), [None, None]
         self.watch = Watch(self.stage, self.customers)
         self.ran["examples"] += 1
         self.time_passes(DAY)  # so that a provider that rotates daily does
-        dies = (0, ("refresh", UNSAVED), ("lease", "refresh"), True)  # its copy in the escrow is found
-        for meeting in (dies, *first):
+        dies = (0, ("refresh", UNSAVED), ("lease", "refresh in sight"), True)  # its copy in the escrow is found
+        ended = (1, ("refresh", ANSWERED), ("disconnect", "lease", "revoke"), False)  # its token comes after the end
+        for meeting in (dies, ended, *first):
             self.meets_another(meeting)
             self.everything_holds()
 

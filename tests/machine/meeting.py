@@ -97,6 +97,12 @@ class Meetings(Working, People, Operating):
         match then:
             case "revoke":
                 self.revokes_what_is_due(1, None)
+            case "refresh in sight":  # what it finds before it asks is looked at before Intuit has answered
+                before = set(self.stage.flights)
+                self._begins(number, "refresh", ("intuit", "refresh", "before"), worker=1)
+                self.watch.look()
+                for lane in set(self.stage.flights) - before:
+                    self._end(self.stage.flights[lane], kill=False)
             case "delete":
                 self.is_deleted(number, 1)
             case "old system":

@@ -107,6 +107,7 @@ class People(Scene):
             row = self.watch.row(customer)
             if row is not None and self.fleet.fingerprint(token) in self.watch.held(row):
                 self.book.received.add(token)
+                customer.accepted.add(self.fleet.fingerprint(token))
 
         self.stage.command("import", number, work, stops=stands)
         self._settle()

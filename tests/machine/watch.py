@@ -37,12 +37,14 @@ class Customer:
             may end the grant for that (DESIGN, not promised).
         doubled: Somebody else refreshes its grant, too.
         said: Row's id → the version, the grant and the token's place in the order of issue that it had last.
+        accepted: Fingerprints of tokens that were put into a row by who had just been given them: by Intuit, or a file.
     """
 
     connected: Connected
     was_frozen: bool = False
     doubled: bool = False
     said: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    accepted: set[bytes] = field(default_factory=set)
     status: str = Status.ACTIVE
 
 
@@ -69,6 +71,7 @@ class Watch:
                 customer.status = Status.DISCONNECTED
                 continue
             self._only_grows(customer, row)
+            self._was_accepted(customer, row)
             self._fits(row)
             self._tells_the_truth(customer, row, state)
             self._is_kept(customer, row, state)
@@ -116,6 +119,20 @@ class Watch:
         }
         hands = (token for flight in self.stage.flights.values() for token in flight.hand)
         return found | {fleet.fingerprint(token) for token in hands}
+
+    def to_be_revoked(self, row: Any) -> set[bytes]:
+        """Return the fingerprints of what the sweep will revoke, with what is in the escrow for it."""
+        fleet, keyring = self.stage.fleet, self.stage.config.keyring()
+        found: set[bytes] = set()
+        for each in fleet.db.execute("SELECT * FROM qbo.revocations WHERE connection_id = %(id)s", {"id": row.id}):
+            place = fleet.place(row.id, grant_number=each.grant_number)
+            found.add(fleet.lookup.fingerprint(keyring.open(each.refresh_token, place)))
+            found |= {
+                copy.fingerprint
+                for copy in self.stage.escrow.everything()
+                if copy is not None and (copy.connection_id, copy.grant_number) == (row.id, each.grant_number)
+            }
+        return found
 
     def blobs_open(self) -> None:
         """Every sealed value opens where it stands, with the keys that there are, and is what it is said to be."""
@@ -165,6 +182,18 @@ class Watch:
         assert all(new >= old for new, old in zip(now, before, strict=True)), f"{before} -> {now}"
         customer.said[row.id] = now
 
+    def _was_accepted(self, customer: Customer, row: Any) -> None:
+        """What a row holds was put there by the attempt that Intuit gave it to, and not because it may be live."""
+        mark = row.refresh_token_fingerprint
+        if mark is None or mark in customer.accepted:
+            return
+        found = (
+            "SELECT EXISTS (SELECT FROM qbo.refresh_attempts WHERE connection_id = %(id)s AND outcome = 'refreshed'"
+            " AND fingerprint_after = %(mark)s) AS found"
+        )
+        assert self.stage.fleet.db.execute(found, {"id": row.id, "mark": mark}).one().found, "a candidate, untried"
+        customer.accepted.add(mark)
+
     def _fits(self, row: Any) -> None:
         """Holds fit the status; events are numbered without a gap, take turns, and end where the row stands."""
         fleet = self.stage.fleet
@@ -194,9 +223,12 @@ class Watch:
 
     def _is_kept(self, customer: Customer, row: Any, state: GrantState) -> None:
         """What reached us is somewhere; and a row at rest holds what Intuit has as current."""
-        if row.status == Status.DISCONNECTED or not self._ours(state):
+        if not self._ours(state):
             return
         live = self.stage.fleet.fingerprint(state.refresh_token)
+        if row.status == Status.DISCONNECTED:
+            assert live in self.on_the_way() | self.to_be_revoked(row), "a live token that nobody will revoke"
+            return
         if row.refresh_token_fingerprint == live:
             return
         held = self.held(row)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.fleet import Fleet
+    from worker.embedded import Servers
 
 
 class Monitor(ThreadingHTTPServer):
@@ -51,10 +52,11 @@ def monitor() -> Iterator[Monitor]:
         thread.join()
 
 
-def test_row_35_the_heartbeat_comes_with_sweeps_that_went_well_and_stops_with_beat(
-    programs: Programs, fleet: Fleet, monitor: Monitor
+def test_row_35_the_heartbeat_comes_with_sweeps_that_went_well_and_stops_with_broker_or_beat(
+    programs: Programs, fleet: Fleet, monitor: Monitor, session_servers: Servers
 ) -> None:
-    # Fails with a heartbeat after a sweep that was skipped, and with one that ends a sweep when it fails: seen.
+    # Fails with a heartbeat after a sweep that was skipped, with one that ends a sweep when it fails, and with one that
+    # a thread of the worker sends: seen.
     pace = {"SWEEP_SECONDS": "0.5", "HEARTBEAT_URL": monitor.url}
     monitor.status = 500
     (connected,) = fleet.connect()
@@ -76,5 +78,14 @@ def test_row_35_the_heartbeat_comes_with_sweeps_that_went_well_and_stops_with_be
     eventually(lambda: len(monitor.heard) > heard + 2)
 
     beat.kill()
-    eventually(lambda: time.monotonic() - monitor.heard[-1] > 3)
-    assert worker.is_running
+    eventually(lambda: time.monotonic() - monitor.heard[-1] > 2)
+
+    heard = len(monitor.heard)
+    beat = programs.beat(variables=pace)
+    eventually(lambda: len(monitor.heard) > heard + 2)
+    session_servers.stop_valkey()
+    try:
+        eventually(lambda: time.monotonic() - monitor.heard[-1] > 2)
+    finally:
+        session_servers.start_valkey()
+    assert (worker.is_running, beat.is_running) == (True, True)
