@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import gc
 import json
 import os
 import signal
@@ -66,6 +67,7 @@ class Hidden:
         return "Hidden(...)"
 
 
+@functools.cache  # asked at each line
 def _put_away_by(code: CodeType) -> float:
     """Return the line on which a function has put its arguments away, or 0. What does that has nothing to fail on."""
     if code.co_qualname in {"Secret.__init__", "_hidden"}:
@@ -117,8 +119,10 @@ def crash_everywhere(label: str, call: Callable[[], Any]) -> int:
 
 def _in_a_fork(done: set[str], call: Callable[[], Any]) -> str:
     reading, writing = os.pipe()
+    gc.freeze()  # what is here is the child's too, and a collection would copy each page of it
     child = os.fork()
     if child == 0:
+        gc.disable()
         signal.alarm(_LONGEST_S)
         line = crash_beyond(done, call) or ""
         os.write(writing, line.encode())
