@@ -60,7 +60,9 @@ def test_no_crash_in_the_client_shows_a_token_a_company_or_a_secret_to_sentrys_d
     }
     variables = host_variables(environment) | {"INTUIT_REDIRECT_URL": "http://localhost:4711/callback"}
     heard = crashes(variables, (connected.id, brought.arguments()), tmp_path / "envelopes")
-    few = {label: number for label, number in heard.items() if number < (1 if label in {"body", "control"} else 10)}
+    # The last two crash in what they do not share with the others; a hint right after an attempt sends nothing.
+    fewest = {"body": 1, "control": 1, "disconnect_hint": 3}
+    few = {label: number for label, number in heard.items() if number < fewest.get(label, 10)}
     assert not few, few
     shown: dict[str, set[str]] = {}
     for envelope in (tmp_path / "envelopes").read_bytes().split(MARK)[1:]:

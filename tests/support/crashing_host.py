@@ -45,6 +45,7 @@ class ToFile(Transport):
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
     label = ""
     kept = 0
+    within = _CLIENT
 
     def capture_envelope(self, envelope: Envelope) -> None:
         """Keep it."""
@@ -84,7 +85,7 @@ def crash_beyond(done: set[str], call: Callable[[], Any]) -> str | None:
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal crashed
         code = frame.f_code
-        if not code.co_filename.startswith(_CLIENT):
+        if not code.co_filename.startswith(ToFile.within):
             return None
         line = f"{code.co_filename}:{frame.f_lineno}"
         if event == "line" and crashed is None and line not in done and frame.f_lineno > _put_away_by(code):
@@ -96,7 +97,8 @@ def crash_beyond(done: set[str], call: Callable[[], Any]) -> str | None:
     try:
         call()
     except qbo_refresh.QboRefreshError:
-        pass
+        if crashed is not None:  # and the client has told it as what its caller understands
+            sentry_sdk.capture_exception()
     except Planted:
         sentry_sdk.capture_exception()
     finally:
@@ -199,6 +201,12 @@ def main() -> None:
         "authorize_url": crash_everywhere("authorize_url", link),
         "SyncTask": crash_everywhere("SyncTask", lambda: sync.apply((connection_id,))),
         "configure": crash_everywhere("configure", qbo_refresh.configure),
+    }
+    # What these two share with the others has crashed above.
+    ToFile.within = str(Path(_CLIENT, "ending.py"))
+    heard |= {
+        "disconnect": crash_everywhere("disconnect", lambda: qbo_refresh.disconnect(connection_id, timeout=0)),
+        "disconnect_hint": crash_everywhere("disconnect_hint", lambda: qbo_refresh.disconnect_hint(connection_id)),
     }
     for label, call in (("body", lambda: sync.apply((connection_id,))), ("control", lambda: control(connection_id))):
         ToFile.label, ToFile.kept = label, 0
