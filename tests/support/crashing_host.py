@@ -186,7 +186,7 @@ def main() -> None:
     brought = Hidden(qbo_refresh.complete, *calls_back, timeout=0)
     del calls_back
 
-    @app.task(base=qbo_refresh.SyncTask, name="host.sync")
+    @app.task(base=qbo_refresh.SyncTask, name="host.sync", shared=False)
     def sync(connection_id: int) -> None:
         with qbo_refresh.access_token(connection_id) as token:
             assert token.authorization.startswith("Bearer ")

@@ -52,7 +52,7 @@ def test_a_paused_run_is_ignored_and_counted_in_eager_mode_too(connections: Fake
     app.conf.task_always_eager = True
     ran: list[int] = []
 
-    @app.task(base=SyncTask)
+    @app.task(base=SyncTask, shared=False)
     def sync(connection_id: int) -> None:
         ran.append(connection_id)
         if len(ran) > 1:
@@ -74,7 +74,7 @@ def test_a_decorated_task_takes_the_connection_alone(connections: FakeConnection
     app = Celery("a host", set_as_current=False)
     app.conf.task_always_eager = True
 
-    @app.task(base=SyncTask)
+    @app.task(base=SyncTask, shared=False)
     @qbo_refresh.with_access_token(min_ttl=60)
     def sync(connection_id: int, token: qbo_refresh.AccessToken) -> int:
         if token.version == 1:
@@ -88,7 +88,7 @@ def test_a_decorated_task_takes_the_connection_alone(connections: FakeConnection
 def test_a_task_without_the_argument_says_which_it_needs(connections: FakeConnections) -> None:
     app = Celery("a host", set_as_current=False)
 
-    @app.task(base=SyncTask)
+    @app.task(base=SyncTask, shared=False)
     def task(company: int) -> int:
         return company
 
