@@ -332,12 +332,15 @@ revocations = sa.Table(
     sa.Column("token_version", sa.BigInteger),
     # A later consent to the same company ends the older grant by itself, and a revocation could end the later one.
     sa.Column("realm_hash", BYTEA, nullable=False),
-    sa.Column("refresh_token", BYTEA, nullable=False),
+    # NULL where a consent was ended whose code had been presented: what its exchange has left in the escrow.
+    sa.Column("refresh_token", BYTEA),
+    sa.Column("authorization_id", sa.BigInteger),
     sa.Column("created_at", _when, nullable=False, server_default=sa.func.now()),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     sa.Column("leased_until", _when),
     # Not before the end of a lease that was overtaken: Intuit must not see two calls at once with one token, and that
     # attempt may still bring another one into the escrow.
     sa.Column("not_before", _when),
+    sa.CheckConstraint("(refresh_token IS NULL) <> (authorization_id IS NULL)", name="one_source"),
     sa.Index("revocations_app_id_realm_hash_idx", "app_id", "realm_hash"),
 )

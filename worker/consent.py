@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from worker.attempt import Record
 
 
+# Where the escrow has what came of a consent, in place of a connection: it is no connection's grant before it is saved,
+# and grants count from 1.
+NO_GRANT_YET, NO_VERSION_YET = 0, 0
+
+
 @dataclass(frozen=True, slots=True)
 class Callback:
     """What Intuit's redirect brought, sealed, and the app that it is for."""

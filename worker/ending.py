@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qbo_refresh.errors import QboRefreshError
-from qbo_refresh.sealing import Field, Place, Unsealable
+from qbo_refresh.sealing import Field, Place, Unsealable, authorization_place
 from qbo_refresh.status import Ending
 from worker import log, policy
+from worker.consent import NO_GRANT_YET, NO_VERSION_YET
 from worker.errors import IntuitError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qbo_refresh.secret import Secret
+    from worker.attempt import Received
     from worker.escrow import RedisEscrow
     from worker.intuit import Gate
     from worker.refresh import Refresher
@@ -112,17 +116,22 @@ def _revoke(ender: Ender, revocation: Revocation, opened_at: float) -> bool:
     return False
 
 
-def _tokens(by: Refresher, revocation: Revocation) -> list[Secret] | None:
+def _tokens(by: Refresher, revocation: Revocation) -> Sequence[Secret] | None:
     """Return the token and what an attempt in flight has brought into the escrow since; None if that is not known."""
-    place = Place(revocation.environment, revocation.connection_id, revocation.grant_number, Field.REFRESH_TOKEN)
-    sealed = [revocation.refresh_token]
-    if revocation.token_version is not None:
-        found = by.escrow.find(
-            revocation.connection_id, grant_number=revocation.grant_number, base_version=revocation.token_version
-        )
-        if found is None:
-            return None
-        sealed += [received.refresh_token for received in found]
+    sealed = [] if revocation.refresh_token is None else [revocation.refresh_token]
+    found: Sequence[Received] | None = ()
+    if revocation.authorization_id is not None:
+        place = authorization_place(revocation.environment, revocation.authorization_id, Field.CONSENTED_REFRESH_TOKEN)
+        found = by.escrow.find(revocation.authorization_id, grant_number=NO_GRANT_YET, base_version=NO_VERSION_YET)
+    else:
+        place = Place(revocation.environment, revocation.connection_id, revocation.grant_number, Field.REFRESH_TOKEN)
+        if revocation.token_version is not None:
+            found = by.escrow.find(
+                revocation.connection_id, grant_number=revocation.grant_number, base_version=revocation.token_version
+            )
+    if found is None:
+        return None
+    sealed += [received.refresh_token for received in found]
     try:
         return list(dict.fromkeys(by.keyring.open(blob, place) for blob in sealed))
     except Unsealable as error:

@@ -20,6 +20,7 @@ import redis
 
 from worker import log
 from worker.attempt import Received
+from worker.consent import NO_GRANT_YET, NO_VERSION_YET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -158,7 +159,7 @@ class RedisEscrow:
             for key in map(bytes.decode, self._redis.scan_iter(match=f"{_PREFIX}{connection_id}:*", count=1000))
             if mine.fullmatch(key)
         ]
-        found += [self._key(authorization_id, 0, 0) for authorization_id in authorization_ids]
+        found += [self._key(authorization_id, NO_GRANT_YET, NO_VERSION_YET) for authorization_id in authorization_ids]
         return int(self._redis.unlink(*found)) if found else 0
 
 

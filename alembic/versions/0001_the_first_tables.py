@@ -236,12 +236,14 @@ CREATE TABLE revocations (
     grant_number integer NOT NULL,
     token_version bigint,
     realm_hash bytea NOT NULL,
-    refresh_token bytea NOT NULL,
+    refresh_token bytea,
+    authorization_id bigint,
     created_at timestamptz NOT NULL DEFAULT now(),
     failures integer NOT NULL DEFAULT 0,
     leased_until timestamptz,
     not_before timestamptz,
-    CONSTRAINT revocations_pkey PRIMARY KEY (id)
+    CONSTRAINT revocations_pkey PRIMARY KEY (id),
+    CONSTRAINT revocations_one_source_check CHECK ((refresh_token IS NULL) <> (authorization_id IS NULL))
 );
 CREATE INDEX revocations_app_id_realm_hash_idx ON revocations (app_id, realm_hash);
 """

@@ -425,6 +425,44 @@ def test_row_21_a_consent_given_up_and_then_disconnected_is_not_revived_by_a_wor
     assert (fleet.state(connected).alive, revocations(fleet)) == (False, 0)
 
 
+def test_row_21_what_a_dead_exchange_left_of_a_consent_that_a_disconnect_has_ended_is_revoked(
+    fleet: Fleet, consents: Consents, worker: Runtime, start_worker: Callable[..., Runtime]
+) -> None:
+    # Fails without `revocations.add_consents`: seen, a live token stays in the escrow. Found by the machine.
+    second, blind = start_worker(), start_worker(REDIS_URL="redis://127.0.0.1:1/0")
+    (connected,) = fleet.connect()
+    disconnect(second.ender, connected.id)
+    authorization_id = consents.accepted(connected.id, connected.realm_id)
+    with pytest.raises(Killed):
+        exchange(dying(worker, "escrow", "put", "after"), authorization_id)
+    assert disconnect(second.ender, connected.id).reason == "disconnected"
+    assert not second.ender.store.anything_left(), "the dead one's lease"
+    assert exchange(second.exchanger, authorization_id).reason == "disconnected"
+    fleet.let_pass(LEASE)
+    revoke_due(blind.ender)
+    assert revocations(fleet) > 0, "an escrow that does not answer is no empty one"
+    fleet.let_pass(timedelta(minutes=2))
+    assert second.ender.store.anything_left()
+    revoke_due(second.ender)
+    assert (fleet.state(connected).alive, revocations(fleet)) == (False, 0)
+
+
+def test_row_21_a_connection_that_another_system_has_now_keeps_what_a_dead_exchange_left(
+    fleet: Fleet, consents: Consents, worker: Runtime, second: Runtime
+) -> None:
+    # Fails if its consents are ended as by a disconnect: seen, a sweep before the deletion revokes the grant.
+    (connected,) = fleet.connect()
+    disconnect(second.ender, connected.id)
+    with pytest.raises(Killed):
+        exchange(dying(worker, "escrow", "put", "after"), consents.accepted(connected.id, connected.realm_id))
+    fleet.let_pass(LEASE)
+    second.ender.store.disconnect(connected.id, revoke=False, links=True)
+    revoke_due(second.ender)
+    assert fleet.state(connected).alive
+    delete(second.ender, second.escrow, connected.id, keep_grant=True)
+    assert fleet.state(connected).alive
+
+
 def test_row_21_a_refresh_that_dies_with_the_token_of_an_ended_connection_leaves_it_to_be_revoked(
     fleet: Fleet, worker: Runtime, second: Runtime
 ) -> None:

@@ -176,7 +176,7 @@ class Scene(RuleBasedStateMachine):
         self.book.forgiven |= {token for token in tokens if self.fleet.fingerprint(token) not in held}
 
     def _to_be_revoked(self) -> set[bytes]:
-        rows = self.fleet.db.execute("SELECT * FROM qbo.revocations").all()
+        rows = self.fleet.db.execute("SELECT * FROM qbo.revocations WHERE refresh_token IS NOT NULL").all()
         keyring = self.stage.config.keyring()
         return {
             self.fleet.lookup.fingerprint(

@@ -120,27 +120,19 @@ class Watch:
         hands = (token for flight in self.stage.flights.values() for token in flight.hand)
         return found | {fleet.fingerprint(token) for token in hands}
 
-    def left_of_consents(self) -> set[bytes]:
-        """Return the fingerprints of what dead exchanges left of consents that a disconnect has ended since.
-
-        Nobody revokes it, where revoking another grant of the company does not (docs/reliability.md, not promised).
-        """
-        ended = "SELECT id FROM qbo.authorizations WHERE reason = 'disconnected' AND presented_at IS NOT NULL"
-        ids = {row.id for row in self.stage.fleet.db.execute(ended)}
-        copies = (each for each in self.stage.escrow.everything() if each is not None and each.grant_number == 0)
-        return {each.fingerprint for each in copies if each.connection_id in ids}
-
     def to_be_revoked(self, row: Any) -> set[bytes]:
         """Return the fingerprints of what the sweep will revoke, with what is in the escrow for it."""
         fleet, keyring = self.stage.fleet, self.stage.config.keyring()
         found: set[bytes] = set()
         for each in fleet.db.execute("SELECT * FROM qbo.revocations WHERE connection_id = %(id)s", {"id": row.id}):
-            place = fleet.place(row.id, grant_number=each.grant_number)
-            found.add(fleet.lookup.fingerprint(keyring.open(each.refresh_token, place)))
+            owner = each.authorization_id or row.id
+            if each.refresh_token is not None:
+                place = fleet.place(row.id, grant_number=each.grant_number)
+                found.add(fleet.lookup.fingerprint(keyring.open(each.refresh_token, place)))
             found |= {
                 copy.fingerprint
                 for copy in self.stage.escrow.everything()
-                if copy is not None and (copy.connection_id, copy.grant_number) == (row.id, each.grant_number)
+                if copy is not None and (copy.connection_id, copy.grant_number) == (owner, each.grant_number)
             }
         return found
 
@@ -159,7 +151,7 @@ class Watch:
         for each in fleet.db.execute("SELECT * FROM qbo.candidates").all():
             place = fleet.place(each.connection_id, grant_number=each.grant_number)
             self._opens(keyring, each.refresh_token, place, each.fingerprint)
-        for each in fleet.db.execute("SELECT * FROM qbo.revocations").all():
+        for each in fleet.db.execute("SELECT * FROM qbo.revocations WHERE refresh_token IS NOT NULL").all():
             keyring.open(each.refresh_token, fleet.place(each.connection_id, grant_number=each.grant_number))
         for each in fleet.db.execute("SELECT id, code FROM qbo.authorizations WHERE code IS NOT NULL").all():
             keyring.open(each.code, authorization_place(fleet.app.environment, each.id, Field.CODE))
@@ -237,7 +229,7 @@ class Watch:
             return
         live = self.stage.fleet.fingerprint(state.refresh_token)
         if row.status == Status.DISCONNECTED:
-            known = self.on_the_way() | self.to_be_revoked(row) | self.left_of_consents()
+            known = self.on_the_way() | self.to_be_revoked(row)
             assert live in known, "a live token that nobody will revoke"
             return
         if row.refresh_token_fingerprint == live:
@@ -262,9 +254,7 @@ class Watch:
         for customer in self.customers:
             state, row = states[customer.connected.realm_id], self.row(customer)
             if row is None or row.status == Status.DISCONNECTED:
-                live = self.stage.fleet.fingerprint(state.refresh_token)
-                excused = state.realm_id in given_up or live in self.left_of_consents()
-                assert not self._ours(state) or excused, "a live token of an ended connection"
+                assert not self._ours(state) or state.realm_id in given_up, "a live token of an ended connection"
                 waiting = "SELECT count(*) AS n FROM qbo.revocations WHERE connection_id = %(id)s"
                 assert self.stage.fleet.db.execute(waiting, {"id": customer.connected.id}).one().n == 0
             elif self._ours(state):

@@ -59,6 +59,16 @@ CONSENT: tuple[Guard, ...] = (
         corners("test_a_consent_waits_for_a_code_that_a_disconnect_overtook_on_its_way"),
     ),
     Guard(
+        "consent: what a dead exchange left is revoked once a disconnect has ended it",
+        "worker/store/endings.py",
+        "        if revoke:\n            revocations.add_consents(",
+        "        if False:\n            revocations.add_consents(",
+        (
+            "tests/faults/test_grants.py::"
+            "test_row_21_what_a_dead_exchange_left_of_a_consent_that_a_disconnect_has_ended_is_revoked",
+        ),
+    ),
+    Guard(
         "consent: a state is good for ten minutes",
         _AUTHORIZING,
         "AND used_at IS NULL AND expires_at > now()",

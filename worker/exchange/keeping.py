@@ -12,7 +12,7 @@ from qbo_refresh.sealing import Field, Place, realm_place
 from qbo_refresh.status import Authorized
 from worker import clock, log, policy
 from worker.attempt import Received, Record
-from worker.consent import Installed, NewGrant
+from worker.consent import NO_GRANT_YET, NO_VERSION_YET, Installed, NewGrant
 from worker.database import UNIQUE_VIOLATION, sqlstate
 from worker.errors import Facts
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 PROVEN_WITHIN = timedelta(seconds=10)
 # An escrow that does not answer may have the token; a company that cannot be proven now may be, later.
 WAITS_FOR = timedelta(days=1)
-# A consent is no connection's grant before it is saved; grants count from 1.
-_NO_GRANT_YET, _NO_VERSION_YET = 0, 0
 _NO_FACTS = Facts()
 
 
@@ -44,8 +42,8 @@ def copy(by: Refresher, consent: Consent, token: Secret) -> Received:
     """Return a refresh token of this consent as the escrow keeps it."""
     return Received(
         consent.authorization_id,
-        _NO_GRANT_YET,
-        _NO_VERSION_YET,
+        NO_GRANT_YET,
+        NO_VERSION_YET,
         consent.lease_id,
         by.keyring.seal(token, consent.callback.place(Field.CONSENTED_REFRESH_TOKEN)),
         by.lookup.fingerprint(token),
@@ -54,7 +52,7 @@ def copy(by: Refresher, consent: Consent, token: Secret) -> Received:
 
 def copies(by: Refresher, consent: Consent) -> Sequence[Received] | None:
     """Return what the escrow has of this consent, the newest first; None if it cannot be asked."""
-    found = by.escrow.find(consent.authorization_id, grant_number=_NO_GRANT_YET, base_version=_NO_VERSION_YET)
+    found = by.escrow.find(consent.authorization_id, grant_number=NO_GRANT_YET, base_version=NO_VERSION_YET)
     return None if found is None else found[::-1]
 
 

@@ -209,16 +209,21 @@ def release(db: Database, consent: Consent, *, reason: str, pause: timedelta, pr
     )
 
 
-def end_all(db: Database, connection_id: int, *, links: bool) -> None:
+def end_all(db: Database, connection_id: int, *, links: bool) -> Sequence[int]:
     """End the consents to a connection's company that are on their way: it was disconnected after they were given.
 
     A link that has not been called back yet may be a later consent, and stays, unless `links`. A lost consent may yet
     turn up.
+
+    Returns:
+        The ids of those whose code may have been presented: a live token may come of them, or lie in the escrow.
     """
-    db.execute(
+    ended = db.execute(
         "UPDATE qbo.authorizations z SET outcome = %(outcome)s, reason = 'disconnected', finished_at = now(),"  # noqa: S608  # constants
         " code = NULL, realm_id = NULL FROM qbo.connections c"
         " WHERE c.id = %(id)s AND (z.used_at IS NOT NULL OR %(links)s)"
-        f" AND (z.finished_at IS NULL OR z.outcome = 'lost') AND {OF_COMPANY}",
+        f" AND (z.finished_at IS NULL OR z.outcome = 'lost') AND {OF_COMPANY}"
+        " RETURNING z.id, z.presented_at",
         {"id": connection_id, "outcome": Authorized.REFUSED, "links": links},
     )
+    return [row.id for row in ended if row.presented_at is not None]

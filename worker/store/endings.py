@@ -44,7 +44,9 @@ def disconnect(db: Database, connection_id: int, *, revoke: bool, links: bool) -
         if row is None:
             return "unknown_connection"
         # A consent may be under way over a connection that has been ended before.
-        authorizations.end_all(db, connection_id, links=links)
+        consents = authorizations.end_all(db, connection_id, links=links)
+        if revoke:
+            revocations.add_consents(db, connection_id, consents)
         if row.status == Status.DISCONNECTED:
             return "disconnected"
         if revoke:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from worker.consent import NO_GRANT_YET
 from worker.store.claims import SAME_DATABASE, key_arrays
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import timedelta
 
     from worker.attempt import Keys
@@ -23,6 +25,8 @@ class Revocation:
 
     Attributes:
         token_version: The version at the end, from which on the escrow may hold newer ones; None if no row has held it.
+        refresh_token: Sealed for the connection; None where a consent was ended.
+        authorization_id: That consent: what its exchange has left in the escrow is to be revoked. None for a token.
     """
 
     id: int
@@ -33,7 +37,8 @@ class Revocation:
     grant_number: int
     token_version: int | None
     failures: int
-    refresh_token: bytes = field(repr=False)
+    authorization_id: int | None
+    refresh_token: bytes | None = field(repr=False)
 
 
 _ADD = """
@@ -72,6 +77,24 @@ def add_all(db: Database, connection_id: int) -> None:
     db.execute(_ADD_ALL, {"id": connection_id})
 
 
+_ADD_CONSENTS = """
+INSERT INTO qbo.revocations (app_id, connection_id, grant_number, realm_hash, authorization_id, not_before)
+SELECT c.app_id, c.id, %(grant)s, c.realm_hash, z.id, CASE WHEN z.leased_until > now() THEN z.leased_until END
+FROM qbo.connections c JOIN qbo.authorizations z ON z.id = ANY (%(consents)s::bigint[])
+WHERE c.id = %(id)s
+"""
+
+
+def add_consents(db: Database, connection_id: int, authorization_ids: Sequence[int]) -> None:
+    """Keep in mind that exchanges of these ended consents may have left a token in the escrow, or may yet.
+
+    One that is alive brings its own by `add`; a dead one is waited for until its lease is over.
+    """
+    if authorization_ids:
+        values = {"id": connection_id, "grant": NO_GRANT_YET, "consents": list(authorization_ids)}
+        db.execute(_ADD_CONSENTS, values)
+
+
 def drop_superseded(db: Database, *, app_id: int, realm_hash: bytes) -> None:
     """Forget what was to be revoked of a company that has consented anew: it could end the new grant."""
     db.execute(
@@ -103,7 +126,7 @@ WITH picked AS (
 UPDATE qbo.revocations r SET leased_until = now() + %(lasts)s::interval
 FROM picked, qbo.apps a WHERE r.id = picked.id AND a.id = r.app_id
 RETURNING r.id, r.app_id, a.environment, a.client_id, r.connection_id, r.grant_number, r.token_version, r.failures,
-          r.refresh_token
+          r.authorization_id, r.refresh_token
 """  # noqa: S608  # composed of constants
 _DROP = f"""
 DELETE FROM qbo.revocations r
