@@ -25,6 +25,7 @@ PLACES = tuple(
 
 _AUTHORIZING = "qbo_refresh/authorizing.py"
 _STATES = "tests/db/test_states.py::"
+_GRANTS = "tests/faults/test_grants.py::"
 
 CONSENT: tuple[Guard, ...] = (
     Guard(
@@ -63,10 +64,7 @@ CONSENT: tuple[Guard, ...] = (
         "worker/store/endings.py",
         "        if revoke:\n            revocations.add_consents(",
         "        if False:\n            revocations.add_consents(",
-        (
-            "tests/faults/test_grants.py::"
-            "test_row_21_what_a_dead_exchange_left_of_a_consent_that_a_disconnect_has_ended_is_revoked",
-        ),
+        (_GRANTS + "test_row_21_what_a_dead_exchange_left_of_a_consent_that_a_disconnect_has_ended_is_revoked",),
     ),
     Guard(
         "consent: a state is good for ten minutes",
