@@ -166,11 +166,10 @@ def delete(ender: Ender, escrow: RedisEscrow, connection_id: int, *, keep_grant:
         RedisError: Redis is away; the rows are gone by then, and sealed copies may lie there for 30 days at most.
         DatabaseUnavailable: PostgreSQL cannot be asked.
     """
-    if ender.store.in_flight(connection_id):
+    if ender.store.disconnect(connection_id, revoke=not keep_grant, to_delete=True) == "in_flight":
         raise NotDeleted(
             f"An attempt is under way for connection {connection_id}: try again when its lease is over, in a minute."
         )
-    ender.store.disconnect(connection_id, revoke=not keep_grant, links=True)
     if not keep_grant:
         revoke_due(ender, connection_id)
     if not keep_grant and ender.store.pending_revocations(connection_id):

@@ -107,6 +107,33 @@ def test_a_revocation_is_asked_again_with_pauses_until_intuit_has_answered(fleet
     assert not fleet.state(connected).alive
 
 
+@pytest.mark.parametrize(
+    ("answer", "gone"),
+    [
+        ({"body": ""}, True),  # as Intuit answers for what was revoked before
+        ({"error": "invalid_grant", "description": "Token invalid"}, True),
+        ({"error": "invalid_token"}, True),
+        ({"error": "invalid_grant", "description": "Incorrect Token type or clientID"}, False),
+        ({"error": "invalid_request"}, False),
+        ({"error": "invalid_client"}, False),
+        ({"error": "unauthorized_client"}, False),
+        ({"body": "<html>We are sorry</html>", "content_type": "text/html"}, False),
+        ({"body": '{"error": ["invalid_grant"]}'}, False),
+    ],
+)
+def test_what_intuit_refuses_to_revoke_for_another_reason_is_asked_again(
+    fleet: Fleet, worker: Runtime, answer: dict[str, str], *, gone: bool
+) -> None:
+    # Fails if every 400 counts as "already gone": seen, the live grant stays at Intuit for good.
+    (connected,) = fleet.connect()
+    fleet.simulator.fault("answer", endpoint="revoke", status=400, **answer)
+    assert disconnect(worker.ender, connected.id).revoked is gone
+    fleet.simulator.clear_faults()
+    fleet.let_pass(timedelta(minutes=2))
+    revoke_due(worker.ender)
+    assert (fleet.state(connected).alive, count(fleet, "revocations")) == (gone, 0)
+
+
 def test_a_frozen_fleet_revokes_nothing(fleet: Fleet, worker: Runtime) -> None:
     (connected,) = fleet.connect()
     fleet.db.execute("UPDATE qbo.control SET frozen = true")

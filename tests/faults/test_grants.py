@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from intuit_simulator import fingerprint
@@ -17,7 +18,7 @@ from qbo_refresh.errors import ConsentFailed
 from qbo_refresh.secret import Secret
 from qbo_refresh.status import Authorized, Ending, Outcome
 from tests.support.seams import Killed, killed, with_seam
-from tests.support.waiting import wait_until
+from tests.support.waiting import WAITING_FOR_LOCKS, wait_until
 from worker.attempt import Trigger
 from worker.ending import NotDeleted, delete, disconnect, revoke_due
 from worker.exchange import Exchanger, exchange
@@ -406,6 +407,24 @@ def test_row_21_what_is_in_flight_is_not_deleted_and_nothing_is_left_after_it(
     assert fleet.db.execute("SELECT count(*) AS n FROM qbo.connections").one().n == 0
 
 
+def test_row_21_an_attempt_that_claims_while_a_connection_is_being_deleted_is_not_overtaken(
+    fleet: Fleet, database_url: str, second: Runtime
+) -> None:
+    # Fails if what is in flight is looked for before the row is locked: seen.
+    (connected,) = fleet.connect()
+    with psycopg.connect(database_url) as claimer, ThreadPoolExecutor(1) as pool:
+        claimer.execute(
+            "UPDATE qbo.connections SET lease_id = %s, leased_until = now() + interval '1 minute' WHERE id = %s",
+            [uuid4(), connected.id],
+        )
+        deleted = pool.submit(delete, second.ender, second.escrow, connected.id, keep_grant=True)
+        wait_until(lambda: fleet.db.execute(WAITING_FOR_LOCKS).all())
+        claimer.commit()
+        with pytest.raises(NotDeleted, match="under way"):
+            deleted.result()
+    assert fleet.row(connected.id).status == "active"
+
+
 def test_row_21_a_consent_given_up_and_then_disconnected_is_not_revived_by_a_worker_that_wakes(
     fleet: Fleet, consents: Consents, worker: Runtime, second: Runtime
 ) -> None:
@@ -456,7 +475,7 @@ def test_row_21_a_connection_that_another_system_has_now_keeps_what_a_dead_excha
     with pytest.raises(Killed):
         exchange(dying(worker, "escrow", "put", "after"), consents.accepted(connected.id, connected.realm_id))
     fleet.let_pass(LEASE)
-    second.ender.store.disconnect(connected.id, revoke=False, links=True)
+    second.ender.store.disconnect(connected.id, revoke=False, to_delete=True)
     revoke_due(second.ender)
     assert fleet.state(connected).alive
     delete(second.ender, second.escrow, connected.id, keep_grant=True)

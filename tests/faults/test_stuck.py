@@ -12,7 +12,7 @@ import pytest
 from qbo_refresh.status import Outcome
 from tests.support.proxy import FaultProxy, Way
 from tests.support.seams import with_seam
-from tests.support.waiting import wait_until
+from tests.support.waiting import WAITING_FOR_LOCKS, wait_until
 from worker.attempt import Trigger
 from worker.database import DatabaseUnavailable
 from worker.refresh import Refresher, Result, refresh
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 SHORT = {"LEASE_SECONDS": "3"}  # no statement takes more than 2 s, or 3 if the server says nothing
 DEAF = Way(dropped=True)
-WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 def sweep(by: Refresher, connected: Connected) -> Result:
@@ -87,9 +86,11 @@ def test_a_lock_of_somebody_elses_delays_a_save_and_leaves_no_session_waiting_fo
         with ThreadPoolExecutor(1) as pool:
             locked = with_seam(worker.refresher, "escrow", "put", after=lambda: host.execute(lock))
             result = pool.submit(sweep, locked, connected)
-            (first,) = wait_until(lambda: operator.execute(WAITING).fetchall())
-            (second,) = wait_until(lambda: [pid for pid in operator.execute(WAITING).fetchall() if pid != first])
-            assert operator.execute(WAITING).fetchall() == [second]
+            (first,) = wait_until(lambda: operator.execute(WAITING_FOR_LOCKS).fetchall())
+            (second,) = wait_until(
+                lambda: [pid for pid in operator.execute(WAITING_FOR_LOCKS).fetchall() if pid != first]
+            )
+            assert operator.execute(WAITING_FOR_LOCKS).fetchall() == [second]
             host.rollback()
             assert result.result(30).outcome is Outcome.REFRESHED
     assert fleet.holds_the_live_token(connected)

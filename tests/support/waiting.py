@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+WAITING_FOR_LOCKS = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
 
 def wait_until(condition: Callable[[], T], *, within_s: float = 20.0) -> T:
     """Return the first true value of a condition that is asked again and again; fail after so many seconds."""

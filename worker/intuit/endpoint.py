@@ -134,7 +134,7 @@ class IntuitEndpoint:
         return classify(answer)
 
     def revoke(self, refresh_token: Secret, *, client_id: str, client_secret: Secret, gate: Gate) -> bool:
-        """End a grant at Intuit. True if it is gone: 200, or 400 for one that had gone before.
+        """End a grant at Intuit. True if it is gone; see `is_gone`.
 
         Raises:
             LeaseSpent, Unavailable, OutcomeUnknown: As `refresh` does.
@@ -142,7 +142,7 @@ class IntuitEndpoint:
         body = json.dumps({"token": refresh_token.reveal()}).encode()
         headers = {**form_of(client_id, client_secret), "Content-Type": "application/json"}
         answer = self._post(self._endpoint.revoke_url, headers, body, gate)
-        return answer.status in (HTTPStatus.OK, HTTPStatus.BAD_REQUEST)
+        return is_gone(answer)
 
     def is_of_company(self, access_token: Secret, realm_id: Secret, *, environment: str, gate: Gate) -> bool | None:
         """Ask QuickBooks for the company's own record: it answers only to a token of that company.
@@ -219,11 +219,32 @@ def classify(answer: RawAnswer) -> TokenSet:
             raise OutcomeUnknown("no_usable_answer", facts, retry_after=retry_after(answer.headers))
 
 
+def is_gone(answer: RawAnswer) -> bool:
+    """Tell whether a revoke endpoint's answer says that the token is dead: ended now, or not known there any more.
+
+    Intuit's 400 for a token that was revoked before comes without a body (intuit/oauth-jsclient, issues 18 and 71); RFC
+    6749 and 6750 have names for it. Any other 400 may come of an outage or of our keys, and the grant may live.
+    """
+    if answer.status == HTTPStatus.OK:
+        return True
+    if answer.status != HTTPStatus.BAD_REQUEST or not answer.complete:
+        return False
+    body = tokens.decode(answer.body.decode("utf-8", "replace"))
+    if body is None:
+        return not answer.body.strip()
+    error, description = str(body.get("error")), str(body.get("error_description", ""))
+    return error in {"invalid_grant", "invalid_token"} and not _is_of_our_keys(description)
+
+
+def _is_of_our_keys(description: str) -> bool:
+    return "clientid" in description.lower().replace(" ", "")
+
+
 def _refusal(
     status: int, code: str, description: str, facts: Facts
 ) -> GrantRejected | ClientRejected | RequestRejected:
     if code == "invalid_grant" and status == HTTPStatus.BAD_REQUEST:
-        return GrantRejected(facts, perhaps_our_keys="clientid" in description.lower().replace(" ", ""))
+        return GrantRejected(facts, perhaps_our_keys=_is_of_our_keys(description))
     if code in CLIENT_CODES:
         return ClientRejected(code, facts)
     return RequestRejected(code if code in _REQUEST_CODES else "unheard_of", facts)

@@ -23,7 +23,7 @@ WHERE id = %(id)s
 """
 
 
-def disconnect(db: Database, connection_id: int, *, revoke: bool, links: bool) -> str | None:
+def disconnect(db: Database, connection_id: int, *, revoke: bool, to_delete: bool) -> str | None:
     """Forget a connection's tokens and hold its syncs.
 
     An attempt in flight loses its lease and, by the raised version, its comparison.
@@ -32,10 +32,11 @@ def disconnect(db: Database, connection_id: int, *, revoke: bool, links: bool) -
         db: The database.
         connection_id: Which.
         revoke: What may be live waits in `revocations`; else it stays as it is at Intuit.
-        links: Links to reconnect that nobody has followed yet are void, too.
+        to_delete: Links to reconnect that nobody has followed yet are void, too, and nothing is done while something
+            is under way: it would come back with a token of a row that is gone.
 
     Returns:
-        None if that was done; `unknown_connection` or `disconnected` if there was nothing to do.
+        None if that was done; `unknown_connection` or `disconnected` if there was nothing to do; `in_flight`.
     """
     with db.transaction():
         row = db.execute(
@@ -43,8 +44,10 @@ def disconnect(db: Database, connection_id: int, *, revoke: bool, links: bool) -
         ).one_or_none()
         if row is None:
             return "unknown_connection"
+        if to_delete and _is_in_flight(db, connection_id):
+            return "in_flight"
         # A consent may be under way over a connection that has been ended before.
-        consents = authorizations.end_all(db, connection_id, links=links)
+        consents = authorizations.end_all(db, connection_id, links=to_delete)
         if revoke:
             revocations.add_consents(db, connection_id, consents)
         if row.status == Status.DISCONNECTED:
@@ -58,6 +61,18 @@ def disconnect(db: Database, connection_id: int, *, revoke: bool, links: bool) -
         events.hold(db, connection_id, Hold.DISCONNECTED)
         events.lift(db, connection_id, (Hold.REAUTH, Hold.SUSPECT))
         return None
+
+
+def _is_in_flight(db: Database, connection_id: int) -> bool:
+    """Tell whether an attempt, an exchange or a revocation of this connection is under way."""
+    row = db.execute(
+        "SELECT EXISTS (SELECT FROM qbo.connections WHERE id = %(id)s AND leased_until > now())"  # noqa: S608  # constants
+        " OR EXISTS (SELECT FROM qbo.authorizations z JOIN qbo.connections c ON c.id = %(id)s"
+        f"            WHERE z.leased_until > now() AND {authorizations.OF_COMPANY})"
+        " OR EXISTS (SELECT FROM qbo.revocations WHERE connection_id = %(id)s AND leased_until > now()) AS found",
+        {"id": connection_id},
+    ).one()
+    return bool(row.found)
 
 
 def leave(db: Database, connection_id: int, external_id: str) -> str | None:
@@ -79,18 +94,6 @@ def leave(db: Database, connection_id: int, external_id: str) -> str | None:
             return "last"
         db.execute("DELETE FROM qbo.external_ids WHERE external_id = %(name)s", {"name": external_id})
         return None
-
-
-def in_flight(db: Database, connection_id: int) -> bool:
-    """Tell whether an attempt, an exchange or a revocation of this connection is under way."""
-    row = db.execute(
-        "SELECT EXISTS (SELECT FROM qbo.connections WHERE id = %(id)s AND leased_until > now())"  # noqa: S608  # constants
-        " OR EXISTS (SELECT FROM qbo.authorizations z JOIN qbo.connections c ON c.id = %(id)s"
-        f"            WHERE z.leased_until > now() AND {authorizations.OF_COMPANY})"
-        " OR EXISTS (SELECT FROM qbo.revocations WHERE connection_id = %(id)s AND leased_until > now()) AS found",
-        {"id": connection_id},
-    ).one()
-    return bool(row.found)
 
 
 @dataclass(frozen=True, slots=True)

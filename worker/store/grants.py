@@ -79,17 +79,13 @@ class PostgresGrants:
             lambda: installing.install(self._db, consent, seal, record), give_up=self._give_up
         )
 
-    def disconnect(self, connection_id: int, *, revoke: bool = True, links: bool = False) -> str | None:
+    def disconnect(self, connection_id: int, *, revoke: bool = True, to_delete: bool = False) -> str | None:
         """See `worker.store.endings.disconnect`."""
-        return self._soon(lambda: endings.disconnect(self._db, connection_id, revoke=revoke, links=links))
+        return self._soon(lambda: endings.disconnect(self._db, connection_id, revoke=revoke, to_delete=to_delete))
 
     def leave(self, connection_id: int, external_id: str) -> str | None:
         """See `worker.store.endings.leave`."""
         return self._soon(lambda: endings.leave(self._db, connection_id, external_id))
-
-    def in_flight(self, connection_id: int) -> bool:
-        """See `worker.store.endings.in_flight`."""
-        return self._soon(lambda: endings.in_flight(self._db, connection_id))
 
     def delete(self, connection_id: int) -> Deleted:
         """See `worker.store.endings.delete`."""
