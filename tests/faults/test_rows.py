@@ -57,6 +57,17 @@ def test_row_27_moved_blobs_and_poison_rows_in_a_batch_of_200_are_unreadable_alo
         assert fleet.state(each).calls == 0
 
 
+def test_row_27_an_older_token_of_the_same_row_put_back_is_unreadable(fleet: Fleet, refresher: Refresher) -> None:
+    # Fails without the comparison of fingerprints: seen, the spent token is presented and the row's own overwritten.
+    (connected,) = fleet.connect()
+    older = fleet.row(connected.id).refresh_token
+    assert sweep(refresher, connected).outcome is Outcome.REFRESHED
+    fleet.let_pass(timedelta(days=2))
+    fleet.update(connected.id, "refresh_token = %(older)s", older=older)
+    assert sweep(refresher, connected).outcome is Outcome.UNREADABLE
+    assert fleet.state(connected).calls == 1
+
+
 def test_row_27_a_missing_key_is_nobodys_reconnect_and_heals_when_it_is_back(
     fleet: Fleet, refresher: Refresher, start_worker: Callable[..., Runtime]
 ) -> None:

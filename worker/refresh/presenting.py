@@ -93,7 +93,10 @@ def _opened(attempt: UnderWay, presentable: Presentable) -> Secret | None:
     One whose key is missing stays untried, so that no verdict comes while the key is away.
     """
     try:
-        return attempt.by.keyring.open(presentable.sealed, attempt.place(Field.REFRESH_TOKEN))
+        token = attempt.by.keyring.open(presentable.sealed, attempt.place(Field.REFRESH_TOKEN))
+        # An older blob of this very row and grant opens, too: its place names no version.
+        if attempt.by.lookup.fingerprint(token) != presentable.fingerprint:
+            raise Unsealable(key_id=None, key_missing=False)
     except Unsealable as error:
         if presentable.candidate_id is None:
             raise
@@ -101,6 +104,7 @@ def _opened(attempt: UnderWay, presentable: Presentable) -> Secret | None:
         if not error.key_missing:
             _believed(attempt, presentable)
         return None
+    return token
 
 
 def _believed(attempt: UnderWay, presentable: Presentable) -> bool:
