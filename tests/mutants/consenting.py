@@ -26,8 +26,8 @@ PLACES = tuple(
 REPLAY = Guard(
     "sealing: an older blob of the same row is not its token",
     "worker/refresh/presenting.py",
-    "        if attempt.by.lookup.fingerprint(token) != presentable.fingerprint:\n",
-    "        if False:\n",
+    "    if attempt.by.lookup.fingerprint(token) != presentable.fingerprint:\n",
+    "    if False:\n",
     ("tests/faults/test_rows.py::test_row_27_an_older_token_of_the_same_row_put_back_is_unreadable",),
 )
 

@@ -93,10 +93,7 @@ def _opened(attempt: UnderWay, presentable: Presentable) -> Secret | None:
     One whose key is missing stays untried, so that no verdict comes while the key is away.
     """
     try:
-        token = attempt.by.keyring.open(presentable.sealed, attempt.place(Field.REFRESH_TOKEN))
-        # An older blob of this very row and grant opens, too: its place names no version.
-        if attempt.by.lookup.fingerprint(token) != presentable.fingerprint:
-            raise Unsealable(key_id=None, key_missing=False)
+        return _open(attempt, presentable)
     except Unsealable as error:
         if presentable.candidate_id is None:
             raise
@@ -104,6 +101,13 @@ def _opened(attempt: UnderWay, presentable: Presentable) -> Secret | None:
         if not error.key_missing:
             _believed(attempt, presentable)
         return None
+
+
+def _open(attempt: UnderWay, presentable: Presentable) -> Secret:
+    token = attempt.by.keyring.open(presentable.sealed, attempt.place(Field.REFRESH_TOKEN))
+    # An older blob of this very row and grant opens, too: its place names no version.
+    if attempt.by.lookup.fingerprint(token) != presentable.fingerprint:
+        raise Unsealable(key_id=None, key_missing=False)
     return token
 
 
