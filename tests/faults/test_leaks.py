@@ -325,9 +325,10 @@ def test_row_33_no_secret_is_anywhere_and_the_search_finds_what_is_planted_in_ea
         assert canaries.found_in(text) == set(), place
     _plant(scene)
     planted = Canaries({"it": PLANTED})
-    for place, read in scene.places().items():
-        eventually(lambda read=read: planted.found_in(read()), within_s=20)  # type: ignore[misc]  # bound at once
-        assert planted.found_in(read()) == {"it"}, place
+    with _planted_in_a_command_line():
+        for place, read in scene.places().items():
+            found = f"what was planted in {place} is found there"
+            eventually(lambda read=read: planted.found_in(read()) == {"it"}, what=found)  # type: ignore[misc]  # bound at once
 
 
 def _plant(scene: Scene) -> None:
@@ -343,6 +344,11 @@ def _plant(scene: Scene) -> None:
     )
     urllib.request.urlopen(request, timeout=5).close()  # noqa: S310  # loopback
     scene.command("list", PLANTED)
-    scene.programs.started.append(
-        scene.programs.start("report", "--quiet", PLANTED)  # its arguments are public while it lives
-    )
+
+
+@contextlib.contextmanager
+def _planted_in_a_command_line() -> Iterator[None]:
+    """Have a process whose arguments are public for as long as it is looked for, and no longer."""
+    with subprocess.Popen([sys.executable, "-c", "input()", PLANTED], stdin=subprocess.PIPE) as process:
+        yield
+        process.communicate(b"\n")

@@ -29,12 +29,19 @@ PASSED_ON = ("PATH", "TMPDIR", "LANG", "LC_ALL")
 PATIENCE_S = 60.0
 
 
-def eventually(condition: Callable[[], T], *, within_s: float = PATIENCE_S, every_s: float = 0.05) -> T:
-    """Return the first true value of a condition that costs more to ask than those of `wait_until`."""
+def eventually(condition: Callable[[], T], *, within_s: float = PATIENCE_S, every_s: float = 0.05, what: str = "") -> T:
+    """Return the first true value of a condition that costs more to ask than those of `wait_until`.
+
+    Args:
+        condition: Asked again and again.
+        within_s: In seconds.
+        every_s: In seconds, between two times.
+        what: The condition in words, where its own place in the code does not tell which one it was.
+    """
     give_up = time.monotonic() + within_s
     while not (value := condition()):
         if time.monotonic() > give_up:
-            raise AssertionError(f"this did not come true within {within_s} s: {condition}")
+            raise AssertionError(f"this did not come true within {within_s} s: {what or condition}")
         time.sleep(every_s)
     return value
 
