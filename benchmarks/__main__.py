@@ -35,7 +35,8 @@ def main(*, quick: bool, repeats: int, only: tuple[str, ...], json_file: str | N
 
     bare: requests and one UPDATE, in threads. handwritten: a Celery task with Intuit's client, a Redis lock and an
     ORM. handwritten_once: the same, its discovery document asked for once; only when named. worker: this worker as
-    the Procfile runs it. empty: a Celery task that does nothing, without latency only.
+    the Procfile runs it, a process for each 20 in flight. worker_alone: one process with all threads. empty: a Celery
+    task that does nothing, without latency only.
 
     Medians of laps that take turns. Some seven minutes on two cores; nothing else should run meanwhile. Exit status 2
     if it could not be run.
@@ -74,7 +75,7 @@ def _race(stage: Stage, scenarios: list[Scenario], contenders: list[str], repeat
             stage.set_latency(scenario.latency_s)
             for repeat in range(repeats):
                 for contender in contenders:
-                    if contender == "empty" and scenario.latency_s:
+                    if laps.ONLY_IN.get(contender, scenario.name) != scenario.name:
                         continue
                     lap = laps.run(stage, scenario, contender, sweeper)
                     done.append(lap)

@@ -23,6 +23,7 @@ TABLES = {
     "handwritten": ("bench.handwritten", "refreshed_at"),
     "handwritten_once": ("bench.handwritten", "refreshed_at"),
     "worker": ("qbo.connections", "last_refreshed_at"),
+    "worker_alone": ("qbo.connections", "last_refreshed_at"),
 }
 
 _PLAIN_TABLE = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,7 +11,7 @@ from celery import Celery
 
 from benchmarks import fleet
 from benchmarks.measure import Lap, cpu_seconds
-from benchmarks.stage import CouldNotRun
+from benchmarks.stage import ROOT, CouldNotRun, Crew
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
     from benchmarks.measure import Scenario
     from benchmarks.stage import Process, Stage
 
-CONTENDERS = ("bare", "handwritten", "worker", "empty")
+CONTENDERS = ("bare", "handwritten", "worker", "worker_alone", "empty")
 # Only when asked for.
 VARIANTS = ("handwritten_once",)
+# The others are in all. Alone, a process has all threads, which without latency is what `worker` is.
+ONLY_IN = {"empty": "0ms", "worker_alone": "250ms"}
 WARM_UP = 200
 LIMIT_S = 180
 _LOOK_EVERY_S = 0.05
@@ -27,7 +31,11 @@ _AFTER_THE_LAST_MESSAGE_S = 30
 
 
 class Queue(NamedTuple):
-    """A Celery contender: its app, its queues, where its messages wait and where those that were taken are kept."""
+    """A Celery contender: its app, its queues, where its messages wait and where those that were taken are kept.
+
+    Attributes:
+        task: The task that is sent; empty if a sweep sends it.
+    """
 
     app: str
     listens: str
@@ -46,6 +54,7 @@ QUEUES = {
     "empty": Queue("benchmarks.contenders.empty", "empty", "empty", "unacked", "empty.nothing"),
     "worker": Queue("worker.app", "qbo.sweep,qbo.adhoc,qbo.events", "qbo.sweep", "qbo.unacked", ""),
 }
+QUEUES["worker_alone"] = QUEUES["worker"]
 
 
 class Spent(NamedTuple):
@@ -63,49 +72,69 @@ def run(stage: Stage, scenario: Scenario, contender: str, sweeper: Process) -> L
         CouldNotRun: A refresh failed, the process died, or it took longer than LIMIT_S.
     """
     do = _bare if contender == "bare" else _celery
-    arguments = ["-m", "benchmarks.contenders.bare"] if contender == "bare" else _command(contender, scenario)
     stage.db.execute("VACUUM ANALYZE")
-    with stage.start(*arguments, concurrency=scenario.concurrency) as process:
-        do(stage, process, contender, min(scenario.count, max(WARM_UP, 3 * scenario.concurrency)), sweeper)
-        spent = do(stage, process, contender, scenario.count, sweeper)
+    with contextlib.ExitStack() as ending:
+        crew = Crew(
+            [
+                ending.enter_context(stage.start(*arguments, concurrency=scenario.concurrency))
+                for arguments in _commands(contender, scenario.concurrency)
+            ]
+        )
+        if do is _celery:
+            _await_all(stage, crew)
+        do(stage, crew, contender, min(scenario.count, max(WARM_UP, 3 * scenario.concurrency)), sweeper)
+        spent = do(stage, crew, contender, scenario.count, sweeper)
     return Lap(scenario.name, contender, scenario.count, *spent)
 
 
-def _command(contender: str, scenario: Scenario) -> list[str]:
-    """Return the Procfile's command with this number of threads, and the like of it for the others."""
+def _commands(contender: str, in_flight: int) -> list[list[str]]:
+    """Return the arguments of each process of a contender: the Procfile's worker, or like it, as often as need be."""
+    if contender == "bare":
+        return [["-m", "benchmarks.contenders.bare"]]
+    programs = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
+    command = shlex.split(programs["worker"])
+    threads = command[command.index("-c") + 1]
+    mine, worker = QUEUES[contender], QUEUES["worker"]
+    other = {worker.app: mine.app, worker.listens: mine.listens}
+    processes = in_flight // int(threads)
+    if contender == "worker_alone":
+        other[threads], processes = str(in_flight), 1
+    alike = [other.get(word, word) for word in command]
+    return [["-m", *alike, "-n", f"{contender}-{number}@%h"] for number in range(processes)]
+
+
+def _await_all(stage: Stage, crew: Crew) -> None:
+    """Return when each takes messages: whoever came late would not be warm."""
+    with Celery(broker=stage.env["REDIS_URL"]) as app:
+        _wait(crew, lambda: len(app.control.ping(timeout=1, limit=len(crew)) or ()) == len(crew), LIMIT_S)
+
+
+def _bare(stage: Stage, crew: Crew, _contender: str, count: int, _sweeper: Process) -> Spent:
+    crew.check()
+    before, began = _cpu(stage, crew), time.perf_counter()
+    crew.order(count=count)
+    return _spent(stage, crew, before, time.perf_counter() - began)
+
+
+def _celery(stage: Stage, crew: Crew, contender: str, count: int, sweeper: Process) -> Spent:
     queue = QUEUES[contender]
-    threads = str(scenario.concurrency)
-    return ["-m", "celery", "-A", queue.app, "worker", "-P", "threads", "-c", threads, "-E", "-Q", queue.listens]
-
-
-def _bare(stage: Stage, process: Process, _contender: str, count: int, _sweeper: Process) -> Spent:
-    process.check()
-    before, began = _cpu(stage, process), time.perf_counter()
-    process.order(count=count)
-    return _spent(stage, process, before, time.perf_counter() - began)
-
-
-def _celery(stage: Stage, process: Process, contender: str, count: int, sweeper: Process) -> Spent:
-    queue = QUEUES[contender]
-    # A stopped process: publishing is not in its time, and it does not compete for the cores with its own messages.
-    process.freeze()
-    if contender == "worker":
+    # Stopped processes: publishing is not in their time, and they do not compete for the cores with their own messages.
+    crew.freeze()
+    if not queue.task:
         fleet.make_due(stage, count)
         sweeper.order()
     else:
         _publish(stage, queue, count)
-    _expect(stage, queue, count)
-    began_at, before, began = fleet.clock(stage.db), _cpu(stage, process), time.perf_counter()
-    process.thaw()
-    _wait(process, lambda: _waiting(stage, queue) == 0, LIMIT_S)
+    _expect(stage, queue, count, of=len(crew))
+    began_at, before, began = fleet.clock(stage.db), _cpu(stage, crew), time.perf_counter()
+    crew.thaw()
+    _wait(crew, lambda: _waiting(stage, queue) == 0, LIMIT_S)
     seconds = time.perf_counter() - began
     if contender != "empty":
         # By the rows, not by when we looked.
-        _wait(
-            process, lambda: fleet.finished(stage.db, contender, since=began_at)[0] >= count, _AFTER_THE_LAST_MESSAGE_S
-        )
+        _wait(crew, lambda: fleet.finished(stage.db, contender, since=began_at)[0] >= count, _AFTER_THE_LAST_MESSAGE_S)
         seconds = (fleet.finished(stage.db, contender, since=began_at)[1] - began_at).total_seconds()
-    return _spent(stage, process, before, seconds)
+    return _spent(stage, crew, before, seconds)
 
 
 def _publish(stage: Stage, queue: Queue, count: int) -> None:
@@ -115,10 +144,10 @@ def _publish(stage: Stage, queue: Queue, count: int) -> None:
             app.send_task(queue.task, (number,), queue=queue.name, producer=producer)
 
 
-def _expect(stage: Stage, queue: Queue, count: int) -> None:
-    # A message may have been on its way to the process when that was stopped.
+def _expect(stage: Stage, queue: Queue, count: int, *, of: int) -> None:
+    # A message may have been on its way to each process when that was stopped.
     waiting = _waiting(stage, queue)
-    if waiting not in (count, count - 1):
+    if not count - of <= waiting <= count:
         raise CouldNotRun(f"{waiting} messages wait in {queue.name} instead of {count}.")
 
 
@@ -129,19 +158,19 @@ def _waiting(stage: Stage, queue: Queue) -> int:
         return sum(map(int, pipe.execute()))
 
 
-def _wait(process: Process, is_so: Callable[[], bool], limit_s: float) -> None:
+def _wait(crew: Crew, is_so: Callable[[], bool], limit_s: float) -> None:
     end = time.monotonic() + limit_s
     while not is_so():
-        process.check()
+        crew.check()
         if time.monotonic() > end:
-            raise process.failure()
+            raise crew.failure()
         time.sleep(_LOOK_EVERY_S)
 
 
-def _cpu(stage: Stage, process: Process) -> tuple[float, float]:
-    return cpu_seconds(process.pid), cpu_seconds(stage.simulator.pid)
+def _cpu(stage: Stage, crew: Crew) -> tuple[float, float]:
+    return crew.cpu_seconds(), cpu_seconds(stage.simulator.pid)
 
 
-def _spent(stage: Stage, process: Process, before: tuple[float, float], seconds: float) -> Spent:
-    cpu_s, simulator_s = _cpu(stage, process)
+def _spent(stage: Stage, crew: Crew, before: tuple[float, float], seconds: float) -> Spent:
+    cpu_s, simulator_s = _cpu(stage, crew)
     return Spent(seconds, cpu_s - before[0], simulator_s - before[1])

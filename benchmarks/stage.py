@@ -17,6 +17,7 @@ import psycopg
 import redis
 
 import intuit_simulator
+from benchmarks.measure import cpu_seconds
 from qbo_refresh import sealing
 from worker import embedded
 
@@ -101,6 +102,44 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Crew:
+    """Processes that do one job together; those of a contender."""
+
+    def __init__(self, processes: Sequence[Process]) -> None:
+        self._processes = processes
+
+    def __len__(self) -> int:
+        return len(self._processes)
+
+    def order(self, **order: Any) -> None:
+        """Send one line to the only one, and wait for its answer."""
+        (only,) = self._processes
+        only.order(**order)
+
+    def cpu_seconds(self) -> float:
+        """Return what all of them have spent so far."""
+        return sum(cpu_seconds(each.pid) for each in self._processes)
+
+    def check(self) -> None:
+        """Return if all of them still run."""
+        for each in self._processes:
+            each.check()
+
+    def failure(self) -> CouldNotRun:
+        """Return an error with the end of the first one's log."""
+        return self._processes[0].failure()
+
+    def freeze(self) -> None:
+        """Stop all of them where they are."""
+        for each in self._processes:
+            each.freeze()
+
+    def thaw(self) -> None:
+        """Let all of them go on."""
+        for each in self._processes:
+            each.thaw()
 
 
 @dataclass(frozen=True, slots=True)
