@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,7 +11,7 @@ from qbo_refresh.sealing import authorization_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime, timedelta
+    from datetime import datetime
     from uuid import UUID
 
     from qbo_refresh.sealing import Field, Place
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # Where the escrow has what came of a consent, in place of a connection: it is no connection's grant before it is saved,
 # and grants count from 1.
 NO_GRANT_YET, NO_VERSION_YET = 0, 0
+CODE_LIVES = timedelta(minutes=10)  # Intuit does not say; RFC 6749 section 4.1.2 recommends ten minutes at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +135,13 @@ class ConsentStore(Protocol):
     def claim(self, callback: Callback, *, lease_id: UUID, realm_hash: bytes) -> Consent | None:
         """Take the authorization's lease; None if it must not be exchanged, or not now."""
 
-    def release(self, consent: Consent, *, reason: str, pause: timedelta, presented: bool) -> None:
-        """Give the lease back; the code was not spent unless `presented`."""
+    def release(
+        self, consent: Consent, *, reason: str, pause: timedelta, presented: bool, throttles: bool = False
+    ) -> None:
+        """Give the lease back; the code was not spent unless `presented`. With `throttles` the whole app pauses."""
+
+    def block(self, consent: Consent, *, secret_hash: bytes, reason: str) -> None:
+        """Block a client secret that Intuit has refused: every connection of the app would meet the same."""
 
     def finish(self, consent: Consent, outcome: Authorized, reason: str) -> None:
         """Write that no grant comes of it, and forget code and realm id."""

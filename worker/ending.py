@@ -104,10 +104,10 @@ def revoke_due(ender: Ender, connection_id: int | None = None) -> int:
 
 def _revoke(ender: Ender, revocation: Revocation, opened_at: float) -> bool:
     by = ender.refresher
-    tokens = _tokens(by, revocation)
+    tokens, are_all = _tokens(by, revocation)
     # One lease for all of them: after it, somebody may have consented anew.
     gate = by.gate(opened_at)
-    if tokens is not None and all(_tell(by, revocation, token, gate) for token in tokens):
+    if all(_tell(by, revocation, token, gate) for token in tokens) and are_all:
         ender.store.revoked(revocation)
         return True
     pause = policy.backoff(revocation.failures + 1, jitter=by.jitter(), pace=by.pace)
@@ -116,8 +116,11 @@ def _revoke(ender: Ender, revocation: Revocation, opened_at: float) -> bool:
     return False
 
 
-def _tokens(by: Refresher, revocation: Revocation) -> Sequence[Secret] | None:
-    """Return the token and what an attempt in flight has brought into the escrow since; None if that is not known."""
+def _tokens(by: Refresher, revocation: Revocation) -> tuple[Sequence[Secret], bool]:
+    """Return the token and what an attempt in flight has brought into the escrow since, and whether that is all.
+
+    What is no blob of this place's is none of its tokens, and is left out; one whose key is missing may be.
+    """
     sealed = [] if revocation.refresh_token is None else [revocation.refresh_token]
     found: Sequence[Received] | None = ()
     if revocation.authorization_id is not None:
@@ -129,14 +132,15 @@ def _tokens(by: Refresher, revocation: Revocation) -> Sequence[Secret] | None:
             found = by.escrow.find(
                 revocation.connection_id, grant_number=revocation.grant_number, base_version=revocation.token_version
             )
-    if found is None:
-        return None
-    sealed += [received.refresh_token for received in found]
-    try:
-        return list(dict.fromkeys(by.keyring.open(blob, place) for blob in sealed))
-    except Unsealable as error:
-        log.error("revocation.unreadable", connection_id=revocation.connection_id, key_missing=error.key_missing)
-        return None
+    tokens: dict[Secret, None] = {}
+    are_all = found is not None
+    for blob in (*sealed, *(received.refresh_token for received in found or ())):
+        try:
+            tokens[by.keyring.open(blob, place)] = None
+        except Unsealable as error:
+            log.error("revocation.unreadable", connection_id=revocation.connection_id, key_missing=error.key_missing)
+            are_all = are_all and not error.key_missing
+    return list(tokens), are_all
 
 
 def _tell(by: Refresher, revocation: Revocation, token: Secret, gate: Gate) -> bool:
@@ -163,7 +167,7 @@ def delete(ender: Ender, escrow: RedisEscrow, connection_id: int, *, keep_grant:
     Raises:
         NotDeleted: Something is under way, or the grant could not be revoked: it is disconnected then, and a second
             try finishes.
-        RedisError: Redis is away; the rows are gone by then, and sealed copies may lie there for 30 days at most.
+        RedisError: Redis is away: it is disconnected then, and a second try finishes.
         DatabaseUnavailable: PostgreSQL cannot be asked.
     """
     if ender.store.disconnect(connection_id, revoke=not keep_grant, to_delete=True) == "in_flight":
@@ -177,6 +181,6 @@ def delete(ender: Ender, escrow: RedisEscrow, connection_id: int, *, keep_grant:
             f"Connection {connection_id} is disconnected, and Intuit has not acknowledged it yet: its sealed token is"
             " kept for that. Delete it again later, or with --keep-grant."
         )
-    deleted = ender.store.delete(connection_id)
-    escrow.forget(connection_id, authorization_ids=deleted.authorization_ids)
-    return deleted
+    # The copies first: if they cannot go, the rows still say whose they are.
+    escrow.forget(connection_id, authorization_ids=ender.store.consents_of(connection_id))
+    return ender.store.delete(connection_id)

@@ -71,6 +71,7 @@ def dispatch_due_task() -> None:
             publish=_publish,
         )
     )
+    here.ender.store.end_expired()
     if here.ender.store.anything_left():
         settle_grants_task.apply_async(queue=queues.ADHOC)
     if swept.skipped is None and config.heartbeat_url is not None:

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import base64
+import json
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 import redis
 
+from qbo_refresh.sealing import Field, new_key
+from qbo_refresh.secret import Secret
 from qbo_refresh.status import Ending, Outcome
 from worker.attempt import Trigger
 from worker.ending import NotDeleted, delete, disconnect, revoke_due
+from worker.escrow import RedisEscrow
 from worker.exchange import exchange
 from worker.refresh import refresh
 
@@ -201,3 +207,46 @@ def test_a_connection_that_another_system_has_now_is_deleted_and_its_grant_lives
     delete(worker.ender, worker.escrow, connected.id, keep_grant=True)
     assert (count(fleet, "connections"), fleet.state(connected).alive) == (0, True)
     assert fleet.simulator.check().calls == 0
+
+
+def _escrowed(connected: Connected, blob: bytes) -> tuple[str, str]:
+    entry = [str(uuid4()), base64.b64encode(blob).decode(), base64.b64encode(bytes(32)).decode()]
+    return f"qbo:escrow:{connected.id}:1:1", json.dumps(entry)
+
+
+def test_a_copy_that_is_no_blob_of_the_connection_keeps_its_grant_from_no_revocation(
+    fleet: Fleet, worker: Runtime, redis_url: str
+) -> None:
+    # Seen when one that does not open was the end of all: the grant lived on for its 100 days.
+    connected, other = fleet.connect(2)
+    with redis.Redis.from_url(redis_url) as valkey:
+        valkey.rpush(*_escrowed(connected, fleet.seal(other.id, other.refresh_token)))
+    assert disconnect(worker.ender, connected.id).revoked
+    assert (fleet.state(connected).alive, fleet.state(other).alive) == (False, True)
+
+
+def test_a_copy_whose_key_is_missing_is_asked_for_again_and_the_others_are_revoked(
+    fleet: Fleet, worker: Runtime, redis_url: str, start_worker: Callable[..., Runtime]
+) -> None:
+    (connected,) = fleet.connect()
+    stranger = start_worker(TOKEN_KEYS=f"other:{new_key()}")
+    place = fleet.place(connected.id, Field.REFRESH_TOKEN)
+    with redis.Redis.from_url(redis_url) as valkey:
+        valkey.rpush(*_escrowed(connected, stranger.refresher.keyring.seal(Secret("RT1-newer"), place)))
+    assert disconnect(worker.ender, connected.id).revoked is False
+    assert not fleet.state(connected).alive
+    assert count(fleet, "revocations") == 1
+
+
+def test_a_deletion_that_cannot_reach_redis_is_finished_by_a_second_one(
+    fleet: Fleet, worker: Runtime, redis_url: str
+) -> None:
+    # Seen when the rows went first: the copies stayed, and nobody knew any more whose they were.
+    (connected,) = fleet.connect()
+    assert refresh(worker.refresher, connected.id, trigger=Trigger.SWEEP).outcome is Outcome.REFRESHED
+    with pytest.raises(redis.RedisError):
+        delete(worker.ender, RedisEscrow("redis://127.0.0.1:1/0"), connected.id, keep_grant=False)
+    assert (fleet.row(connected.id).status, fleet.state(connected).alive) == ("disconnected", False)
+    assert delete(worker.ender, worker.escrow, connected.id, keep_grant=False).connections == 1
+    with redis.Redis.from_url(redis_url) as valkey:
+        assert list(valkey.scan_iter("qbo:escrow:*")) == []

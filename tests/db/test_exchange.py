@@ -8,7 +8,7 @@ import pytest
 from qbo_refresh import authorizing, database
 from qbo_refresh.errors import ConsentFailed, WrongRealm
 from qbo_refresh.sealing import Field, realm_place
-from qbo_refresh.status import Authorized
+from qbo_refresh.status import Authorized, Outcome
 from worker.attempt import Trigger
 from worker.errors import GrantRejected
 from worker.exchange import exchange
@@ -197,7 +197,7 @@ def test_where_nothing_was_spent_the_code_is_presented_again(fleet: Fleet, conse
     waiting = exchange(worker.exchanger, authorization_id)
     assert (waiting.outcome, waiting.reason) == (None, "throttled")
     assert exchange(worker.exchanger, authorization_id) == waiting
-    fleet.let_pass(timedelta(seconds=3))
+    fleet.let_pass(timedelta(seconds=61))
     assert exchange(worker.exchanger, authorization_id).outcome is Authorized.CONNECTED
     assert fleet.holds_the_live_token(connected)
 
@@ -275,3 +275,87 @@ def test_links_and_consents_of_long_ago_are_forgotten(fleet: Fleet, consents: Co
     last = reconnected(worker, consents, connected)
     rows = fleet.db.execute("SELECT id FROM qbo.authorizations ORDER BY id").all()
     assert [row.id for row in rows] == [unfinished, last.authorization_id]
+
+
+def test_a_consent_that_nobody_could_present_ends_with_its_code_and_is_in_nobodys_way(
+    fleet: Fleet, consents: Consents, worker: Runtime, start_worker: Callable[..., Runtime]
+) -> None:
+    # Seen without their end: after three days the codes of all twenty were there, and the living one got no turn.
+    from qbo_refresh.sealing import new_key  # noqa: PLC0415  # of this test alone
+
+    (connected,) = fleet.connect()
+    stranger = start_worker(TOKEN_KEYS=f"other:{new_key()}")
+    nobodys = [consents.accepted(f"external:{number}") for number in range(20)]
+    assert {exchange(stranger.exchanger, each).outcome for each in nobodys} == {None}
+    fleet.let_pass(timedelta(minutes=9))
+    stranger.ender.store.end_expired()
+    assert stranger.ender.store.unfinished() == nobodys, "somebody may have the key, and the codes are good"
+    fleet.let_pass(timedelta(minutes=2))
+    living = consents.accepted(connected.id, connected.realm_id)
+    stranger.ender.store.end_expired()
+    ended = authorization(fleet, nobodys[0])
+    assert (ended.outcome, ended.reason, ended.code, ended.realm_id) == ("refused", "expired", None, None)
+    assert worker.ender.store.unfinished() == [living]
+
+
+def test_a_code_that_may_be_spent_does_not_end_by_its_age(fleet: Fleet, consents: Consents, worker: Runtime) -> None:
+    authorization_id = consents.accepted("external:acme-1")
+    fleet.db.execute("UPDATE qbo.authorizations SET presented_at = now()")
+    fleet.let_pass(timedelta(hours=2))
+    worker.ender.store.end_expired()
+    assert worker.ender.store.unfinished() == [authorization_id]
+
+
+def test_consents_of_an_app_whose_secrets_are_elsewhere_are_left_to_others(
+    consents: Consents, worker: Runtime, start_worker: Callable[..., Runtime]
+) -> None:
+    authorization_id = consents.accepted("external:acme-1")
+    assert worker.ender.store.unfinished() == [authorization_id]
+    assert start_worker(INTUIT_CLIENT_ID="another-app").ender.store.unfinished() == []
+
+
+def test_row_14_a_throttled_exchange_pauses_the_whole_app_for_a_quarter_of_an_hour_at_most(
+    fleet: Fleet, consents: Consents, worker: Runtime
+) -> None:
+    (connected,) = fleet.connect()
+    fleet.simulator.fault("throttled", count=1, retry_after="31536000")
+    authorization_id = consents.accepted(connected.id, connected.realm_id)
+    assert exchange(worker.exchanger, authorization_id).reason == "throttled"
+    assert refresh(worker.refresher, connected.id, trigger=Trigger.SWEEP).outcome is Outcome.SKIPPED
+    calls = fleet.simulator.check().calls
+    fleet.let_pass(timedelta(minutes=9))
+    assert exchange(worker.exchanger, authorization_id).reason == "throttled"
+    another = consents.accepted("external:acme-1")
+    assert exchange(worker.exchanger, another).reason == "throttled"
+    assert fleet.simulator.check().calls == calls, "nobody posts while the app pauses"
+    fleet.let_pass(timedelta(minutes=6, seconds=1))
+    assert exchange(worker.exchanger, another).outcome is Authorized.CONNECTED
+
+
+def test_row_20_a_client_secret_that_an_exchange_finds_refused_is_blocked_and_told_once(
+    fleet: Fleet, consents: Consents, worker: Runtime, start_worker: Callable[..., Runtime]
+) -> None:
+    (connected,) = fleet.connect()
+    authorization_id = consents.accepted(connected.id, connected.realm_id)
+    wrong = start_worker(INTUIT_CLIENT_SECRET="wrong")
+    for _ in range(3):
+        assert exchange(wrong.exchanger, authorization_id).outcome is None
+        fleet.let_pass(timedelta(seconds=25))
+    assert fleet.simulator.check().calls == 2, "it is its own probe, every 45 s"
+    assert refresh(wrong.refresher, connected.id, trigger=Trigger.SWEEP).reason in ("invalid_client", "not_claimed")
+    assert fleet.events() == ["app.blocked"]
+    fleet.let_pass(timedelta(minutes=1))
+    assert exchange(worker.exchanger, authorization_id).outcome is Authorized.CONNECTED
+    assert fleet.row(connected.id).status == "active"
+
+
+def test_row_20_an_exchange_that_works_lifts_the_block_of_its_secret(
+    fleet: Fleet, consents: Consents, worker: Runtime
+) -> None:
+    (connected,) = fleet.connect()
+    fleet.simulator.fault("invalid_client", count=1)
+    authorization_id = consents.accepted(connected.id, connected.realm_id)
+    assert exchange(worker.exchanger, authorization_id).reason == "invalid_client"
+    fleet.let_pass(timedelta(minutes=1))
+    assert exchange(worker.exchanger, authorization_id).outcome is Authorized.CONNECTED
+    assert fleet.events() == ["app.blocked", "app.unblocked"]

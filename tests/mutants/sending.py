@@ -111,9 +111,9 @@ GUARDS = (
     ),
     Guard(
         "throttle: bounded",
-        _ANSWERS,
-        "    return max(timedelta(seconds=1), min(pause, LONGEST_THROTTLE))\n",
-        "    return pause\n",
+        "worker/policy/pace.py",
+        "    return max(timedelta(seconds=1), min(asked, LONGEST_THROTTLE))\n",
+        "    return asked\n",
         ("tests/unit/test_policy.py",),
     ),
     Guard(
@@ -143,7 +143,7 @@ GUARDS = (
     Guard(
         "keys: three different connections",
         "worker/store/apps.py",
-        "CASE WHEN %(id)s = ANY (b.connection_ids) OR cardinality",
+        "CASE WHEN b.connection_ids @> %(ids)s::bigint[] OR cardinality",
         "CASE WHEN cardinality",
         ("tests/db/test_app_blocks.py::test_an_odd_row_alone_blocks_nothing_and_three_do",),
     ),

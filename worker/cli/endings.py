@@ -72,8 +72,8 @@ def delete(*, connection: str, yes: bool, keep_grant: bool, as_json: bool) -> No
         except redis.RedisError as error:
             sentence = reaching.redis_trouble(error).sentence
             raise ending.NotDeleted(
-                f"Connection {connection_id} is deleted but for its sealed copies in Redis, which lapse within 30 days."
-                f" {sentence}"
+                f"Connection {connection_id} is disconnected, but its sealed copies in Redis could not be deleted."
+                f" {sentence} Delete it again later."
             ) from error
     finally:
         here.close()

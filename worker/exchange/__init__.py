@@ -7,22 +7,19 @@ nothing but the browser says whose company it is, QuickBooks is asked, between t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from qbo_refresh.sealing import Field, Unsealable
 from qbo_refresh.status import Authorized
 from worker import log
-from worker.consent import Exchanged
+from worker.consent import CODE_LIVES, Exchanged
 from worker.exchange import presenting
 from worker.signals import deferred
 
 if TYPE_CHECKING:
     from worker.consent import Callback, ConsentStore
     from worker.refresh import Refresher
-
-CODE_LIVES = timedelta(minutes=10)  # Intuit does not say; RFC 6749 section 4.1.2 recommends ten minutes at most
 
 
 @dataclass(frozen=True, slots=True)

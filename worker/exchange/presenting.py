@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qbo_refresh.sealing import Field, Unsealable
 from qbo_refresh.status import Authorized
-from worker import log
+from worker import log, policy
 from worker.errors import (
     ClientRejected,
     GrantRejected,
@@ -67,22 +67,24 @@ def _with_each_secret(
             return ask(secret), secret
         except ClientRejected as error:
             rejected = error
+            exchanger.store.block(consent, secret_hash=secret.secret_hash, reason=error.reason)
     raise rejected or ClientRejected("invalid_client")
 
 
 def _conclude(exchanger: Exchanger, consent: Consent, error: IntuitError) -> None:
     """Write down a refusal, or give the lease back if nothing was spent: the code is good for some minutes."""
+    pace = exchanger.refresher.pace
     match error:
         case GrantRejected() | RequestRejected():
             exchanger.store.finish(consent, Authorized.REFUSED, error.reason)
-        case Unavailable(retry_after=timedelta() as pause):
-            exchanger.store.release(consent, reason=error.reason, pause=max(pause, PAUSE), presented=False)
+        case Unavailable(reason="throttled"):
+            pause = policy.bounded_throttle(error.retry_after or pace.backoff)
+            exchanger.store.release(consent, reason=error.reason, pause=pause, presented=False, throttles=True)
         case Unavailable() | LeaseSpent():
             exchanger.store.release(consent, reason=error.reason, pause=PAUSE, presented=False)
         case ClientRejected():
-            # Our keys, not the person's fault: somebody may mend them while the code is good.
-            log.error("exchange.client_rejected", app_id=consent.callback.app_id, reason=error.reason)
-            exchanger.store.release(consent, reason=error.reason, pause=PAUSE, presented=False)
+            # Our keys, not the person's fault: somebody may mend them while the code is good. It is its own probe.
+            exchanger.store.release(consent, reason=error.reason, pause=pace.probe_every, presented=False)
         case _:
             exchanger.store.finish(consent, Authorized.LOST, "answer_lost")
 

@@ -10,6 +10,7 @@ from worker.policy.pace import (
     REFUSALS_THAT_BLOCK,
     UNREADABLE_PAUSE,
     Pace,
+    bounded_throttle,
 )
 from worker.policy.schedule import backoff, next_refresh_in, ramp, slot, until_slot
 from worker.policy.verdicts import GUARD_WINDOW, Evidence, Guard, Withheld, guard_threshold, is_calm, judge, waits_until
@@ -30,6 +31,7 @@ __all__ = [
     "Standing",
     "Withheld",
     "backoff",
+    "bounded_throttle",
     "decide",
     "guard_threshold",
     "is_calm",

@@ -16,7 +16,7 @@ from worker.errors import (
     Unavailable,
 )
 from worker.policy import expiry
-from worker.policy.pace import LONGEST_THROTTLE, UNREADABLE_PAUSE, Pace
+from worker.policy.pace import UNREADABLE_PAUSE, Pace, bounded_throttle
 from worker.policy.schedule import backoff, next_refresh_in
 from worker.policy.verdicts import Withheld
 from worker.tokens import TokenSet
@@ -130,7 +130,7 @@ def decide(
         case Unavailable(reason="throttled"):
             decision = replace(
                 _again(standing, answer.reason, jitter=jitter, pace=pace),
-                throttle=_bounded(answer.retry_after or pace.backoff),
+                throttle=bounded_throttle(answer.retry_after or pace.backoff),
             )
         case LeaseSpent():
             decision = Decision(
@@ -185,7 +185,7 @@ def _again(standing: Standing, reason: str, *, jitter: float, pace: Pace) -> Dec
 
 def _in_doubt(standing: Standing, answer: OutcomeUnknown, *, jitter: float, pace: Pace) -> Decision:
     decision = _again(standing, "unknown", jitter=jitter, pace=pace)
-    throttle = _bounded(answer.retry_after) if answer.retry_after else None
+    throttle = bounded_throttle(answer.retry_after) if answer.retry_after else None
     return replace(
         decision,
         not_before_in=max(pace.lease, decision.not_before_in or pace.lease),
@@ -235,7 +235,3 @@ def _second_chance_in(standing: Standing, *, now: datetime) -> timedelta | None:
     """Return when a grant that was given up is asked once more, from now; None if it had both of its chances."""
     since = standing.needs_reauth_since or now
     return next((chance - (now - since) for chance in SECOND_CHANCES if now - since < chance), None)
-
-
-def _bounded(pause: timedelta) -> timedelta:
-    return max(timedelta(seconds=1), min(pause, LONGEST_THROTTLE))

@@ -58,3 +58,8 @@ class Pace:
     def confirm_alone_after(self) -> timedelta:
         """Return how long a first refusal waits if no other connection of the app works: 45 min by default."""
         return 3 * self.confirm_after
+
+
+def bounded_throttle(asked: timedelta) -> timedelta:
+    """Return how long an app pauses as a whole that was asked to: a second at least, LONGEST_THROTTLE at most."""
+    return max(timedelta(seconds=1), min(asked, LONGEST_THROTTLE))

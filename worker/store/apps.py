@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from qbo_refresh.status import Event
 from worker.policy import REFUSALS_THAT_BLOCK
@@ -11,8 +11,23 @@ from worker.store import events
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from worker.attempt import Claim
     from worker.database import Database
+
+
+class OfApp(Protocol):
+    """What says which app it is of: a claim, or a consent's callback."""
+
+    @property
+    def app_id(self) -> int:
+        """Our id of it."""
+
+    @property
+    def environment(self) -> str:
+        """Intuit's."""
+
+    @property
+    def client_id(self) -> str:
+        """Intuit's."""
 
 
 def ensure(db: Database, *, environment: str, client_id: str) -> int:
@@ -32,32 +47,49 @@ def ensure(db: Database, *, environment: str, client_id: str) -> int:
 
 _COUNT = """
 INSERT INTO qbo.app_blocks AS b (app_id, secret_hash, reason, connection_ids, blocked_at, probe_at)
-VALUES (%(app)s, %(hash)s, %(reason)s, ARRAY[%(id)s::bigint], CASE WHEN %(at_once)s THEN now() END,
+VALUES (%(app)s, %(hash)s, %(reason)s, %(ids)s::bigint[], CASE WHEN %(at_once)s THEN now() END,
         now() + %(probe_every)s::interval)
 ON CONFLICT (app_id, secret_hash) DO UPDATE SET
     reason = CASE WHEN b.blocked_at IS NULL THEN EXCLUDED.reason ELSE b.reason END,
-    connection_ids = CASE WHEN %(id)s = ANY (b.connection_ids) OR cardinality(b.connection_ids) >= %(enough)s
-                          THEN b.connection_ids ELSE b.connection_ids || %(id)s::bigint END,
+    connection_ids = CASE WHEN b.connection_ids @> %(ids)s::bigint[] OR cardinality(b.connection_ids) >= %(enough)s
+                          THEN b.connection_ids ELSE b.connection_ids || %(ids)s::bigint[] END,
     blocked_at = CASE WHEN b.blocked_at IS NOT NULL THEN b.blocked_at
                       WHEN %(at_once)s OR cardinality(b.connection_ids)
-                           + (NOT %(id)s = ANY (b.connection_ids))::int >= %(enough)s THEN now() END,
+                           + (NOT b.connection_ids @> %(ids)s::bigint[])::int >= %(enough)s THEN now() END,
     probe_at = CASE WHEN b.blocked_at IS NULL THEN EXCLUDED.probe_at ELSE b.probe_at END
 RETURNING blocked_at IS NOT NULL AND blocked_at = now() AS newly
 """
 
 
 def block(
-    db: Database, claim: Claim, *, secret_hash: bytes, reason: str, at_once: bool, probe_every: timedelta
+    db: Database,
+    of: OfApp,
+    *,
+    connection_id: int | None,
+    secret_hash: bytes,
+    reason: str,
+    at_once: bool,
+    probe_every: timedelta,
 ) -> None:
-    """Count a refusal of our keys; operators are told if that has just blocked them. One transaction."""
+    """Count a refusal of our keys; operators are told if that has just blocked them. One transaction.
+
+    Args:
+        db: The database.
+        of: The app.
+        connection_id: Whose attempt was refused; None for a consent that has no connection yet.
+        secret_hash: Names the secret that was used.
+        reason: Intuit's code.
+        at_once: Block it; else only once REFUSALS_THAT_BLOCK different connections were refused.
+        probe_every: How long it rests between two tries.
+    """
     with db.transaction():
         row = db.execute(
             _COUNT,
             {
-                "app": claim.app_id,
+                "app": of.app_id,
                 "hash": secret_hash,
                 "reason": reason,
-                "id": claim.connection_id,
+                "ids": [] if connection_id is None else [connection_id],
                 "at_once": at_once,
                 "enough": REFUSALS_THAT_BLOCK,
                 "probe_every": probe_every,
@@ -65,7 +97,7 @@ def block(
         ).one()
         if row.newly:
             events.emit_for_app(
-                db, Event.APP_BLOCKED, environment=claim.environment, client_id=claim.client_id, reason=reason
+                db, Event.APP_BLOCKED, environment=of.environment, client_id=of.client_id, reason=reason
             )
 
 
@@ -83,9 +115,18 @@ WHERE app_id = %(app)s AND suspect_since IS NOT NULL AND status = 'needs_reauth'
 """
 
 
-def unblock(db: Database, claim: Claim, secret_hash: bytes) -> None:
+def unblock(db: Database, of: OfApp, secret_hash: bytes) -> None:
     """Lift what stands against a secret that has just worked; if it was blocked, operators are told, once."""
-    lift_blocks(db, claim.app_id, environment=claim.environment, client_id=claim.client_id, secret_hash=secret_hash)
+    lift_blocks(db, of.app_id, environment=of.environment, client_id=of.client_id, secret_hash=secret_hash)
+
+
+def throttle(db: Database, app_id: int, *, pause: timedelta) -> None:
+    """Let the whole app pause; a longer pause that stands already stays."""
+    db.execute(
+        "UPDATE qbo.apps SET throttled_until = GREATEST(throttled_until, now() + %(pause)s::interval)"
+        " WHERE id = %(app)s",
+        {"app": app_id, "pause": pause},
+    )
 
 
 def lift_blocks(

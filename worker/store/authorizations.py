@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from qbo_refresh.status import Authorized
 from worker.consent import Callback, Consent, Exchanged
-from worker.store.claims import SAME_DATABASE
+from worker.store import apps
+from worker.store.claims import SAME_DATABASE, key_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
     from uuid import UUID
 
+    from worker.attempt import Keys
     from worker.database import Database
 
 # The consents `z` to the company of a connection `c`; a first connection's names none.
@@ -39,9 +41,10 @@ SELECT z.outcome, CASE
     WHEN z.used_at IS NULL THEN 'not_called_back'
     WHEN g.frozen THEN 'frozen'
     WHEN z.leased_until > now() THEN 'in_progress'
+    WHEN a.throttled_until > now() THEN 'throttled'
     ELSE COALESCE(z.reason, 'in_progress') END AS reason,
     CASE WHEN z.outcome = 'connected' THEN z.connection_id END AS connection_id, z.other_connection_id
-FROM qbo.authorizations z CROSS JOIN qbo.control g WHERE z.id = %(id)s
+FROM qbo.authorizations z JOIN qbo.apps a ON a.id = z.app_id CROSS JOIN qbo.control g WHERE z.id = %(id)s
 """
 
 
@@ -54,15 +57,30 @@ def standing(db: Database, authorization_id: int) -> Exchanged:
     return Exchanged(authorization_id, outcome, row.reason, row.connection_id, row.other_connection_id)
 
 
-def unfinished(db: Database, *, limit: int) -> Sequence[int]:
-    """Return authorizations that were called back and that nobody works on."""
+def unfinished(db: Database, keys: tuple[Keys, ...], *, limit: int) -> Sequence[int]:
+    """Return authorizations of our apps that were called back and that nobody works on."""
     rows = db.execute(
         "SELECT id FROM qbo.authorizations WHERE used_at IS NOT NULL AND finished_at IS NULL"
+        " AND app_id = ANY (%(key_apps)s::int[])"
         " AND (leased_until IS NULL OR leased_until <= now()) AND (not_before IS NULL OR not_before <= now())"
         " ORDER BY id LIMIT %(limit)s",
-        {"limit": limit},
+        {"limit": limit, **key_arrays(keys)},
     )
     return [row.id for row in rows]
+
+
+def end_expired(db: Database, *, lives: timedelta) -> int:
+    """End those whose code nobody could present while it was good, and return how many.
+
+    Whoever has no key or no secret for one leaves it to others. If there is no other, it would wait for ever, its code
+    too, and in the way of those that can go.
+    """
+    return db.execute(
+        "UPDATE qbo.authorizations SET outcome = %(outcome)s, reason = 'expired', finished_at = now(), code = NULL,"
+        " realm_id = NULL, lease_id = NULL, leased_until = NULL"
+        " WHERE used_at < now() - %(lives)s::interval AND finished_at IS NULL AND presented_at IS NULL",
+        {"outcome": Authorized.REFUSED, "lives": lives},
+    ).rowcount
 
 
 # One consent to a company at a time, as Intuit's order is that of the exchanges: under a lock by the realm's hash, for
@@ -80,6 +98,7 @@ WHERE z.id = %(id)s AND z.used_at IS NOT NULL AND z.finished_at IS NULL
   AND (z.lease_id IS NULL OR z.leased_until <= now() OR z.lease_id = %(lease)s)
   AND (z.not_before IS NULL OR z.not_before <= now())
   AND EXISTS (SELECT FROM qbo.control g WHERE NOT g.frozen AND {SAME_DATABASE})
+  AND NOT EXISTS (SELECT FROM qbo.apps a WHERE a.id = z.app_id AND a.throttled_until > now())
   AND NOT EXISTS (SELECT FROM qbo.authorizations o
                   WHERE o.app_id = z.app_id AND o.realm_hash = %(realm_hash)s AND o.id <> z.id
                     AND o.leased_until > now())
@@ -193,8 +212,13 @@ def reject(db: Database, authorization_id: int, reason: str) -> None:
     end(db, authorization_id, Authorized.REFUSED, reason)
 
 
-def release(db: Database, consent: Consent, *, reason: str, pause: timedelta, presented: bool) -> None:
-    """Give the lease back: tried again after the pause. The code was not spent unless `presented`."""
+def release(db: Database, consent: Consent, *, reason: str, pause: timedelta, presented: bool, throttles: bool) -> None:
+    """Give the lease back: tried again after the pause. The code was not spent unless `presented`.
+
+    With `throttles` the whole app pauses for as long.
+    """
+    if throttles:
+        apps.throttle(db, consent.callback.app_id, pause=pause)
     db.execute(
         "UPDATE qbo.authorizations SET lease_id = NULL, leased_until = NULL, not_before = now() + %(pause)s::interval,"
         " reason = %(reason)s, presented_at = CASE WHEN %(presented)s THEN presented_at END"
@@ -207,6 +231,15 @@ def release(db: Database, consent: Consent, *, reason: str, pause: timedelta, pr
             "presented": presented,
         },
     )
+
+
+def of_company(db: Database, connection_id: int) -> Sequence[int]:
+    """Return the ids of all consents to a connection's company."""
+    rows = db.execute(
+        f"SELECT z.id FROM qbo.authorizations z, qbo.connections c WHERE c.id = %(id)s AND {OF_COMPANY}",  # noqa: S608  # constants
+        {"id": connection_id},
+    )
+    return [row.id for row in rows]
 
 
 def end_all(db: Database, connection_id: int, *, links: bool) -> Sequence[int]:

@@ -108,7 +108,6 @@ class Deleted:
     attempts: int
     events: int
     undelivered: int
-    authorization_ids: tuple[int, ...]
 
 
 def delete(db: Database, connection_id: int) -> Deleted:
@@ -121,12 +120,12 @@ def delete(db: Database, connection_id: int) -> Deleted:
             " WHERE connection_id = %(id)s",
             values,
         ).one()
-        consents = db.execute(
+        db.execute(
             "DELETE FROM qbo.authorizations z USING qbo.connections c"  # noqa: S608  # constants
-            f" WHERE c.id = %(id)s AND {authorizations.OF_COMPANY} RETURNING z.id",
+            f" WHERE c.id = %(id)s AND {authorizations.OF_COMPANY}",
             values,
-        ).all()
+        )
         revocations.forget(db, connection_id)
         attempts = db.execute("DELETE FROM qbo.refresh_attempts WHERE connection_id = %(id)s", values).rowcount
         rows = db.execute("DELETE FROM qbo.connections WHERE id = %(id)s", values).rowcount
-        return Deleted(rows, attempts, told.n, told.undelivered, tuple(row.id for row in consents))
+        return Deleted(rows, attempts, told.n, told.undelivered)

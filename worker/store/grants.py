@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from worker import clock
-from worker.store import authorizations, endings, installing, revocations
+from worker.consent import CODE_LIVES
+from worker.store import apps, authorizations, endings, installing, revocations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,7 +45,11 @@ class PostgresGrants:
 
     def unfinished(self) -> Sequence[int]:
         """See `worker.store.authorizations.unfinished`."""
-        return self._soon(lambda: authorizations.unfinished(self._db, limit=_AT_ONCE))
+        return self._soon(lambda: authorizations.unfinished(self._db, self._keys, limit=_AT_ONCE))
+
+    def end_expired(self) -> None:
+        """See `worker.store.authorizations.end_expired`."""
+        self._soon(lambda: authorizations.end_expired(self._db, lives=CODE_LIVES))
 
     def claim(self, callback: Callback, *, lease_id: UUID, realm_hash: bytes) -> Consent | None:
         """See `worker.store.authorizations.claim`."""
@@ -61,9 +66,29 @@ class PostgresGrants:
             )
         )
 
-    def release(self, consent: Consent, *, reason: str, pause: timedelta, presented: bool) -> None:
+    def release(
+        self, consent: Consent, *, reason: str, pause: timedelta, presented: bool, throttles: bool = False
+    ) -> None:
         """See `worker.store.authorizations.release`."""
-        self._soon(lambda: authorizations.release(self._db, consent, reason=reason, pause=pause, presented=presented))
+        self._soon(
+            lambda: authorizations.release(
+                self._db, consent, reason=reason, pause=pause, presented=presented, throttles=throttles
+            )
+        )
+
+    def block(self, consent: Consent, *, secret_hash: bytes, reason: str) -> None:
+        """See `worker.store.apps.block`."""
+        self._soon(
+            lambda: apps.block(
+                self._db,
+                consent.callback,
+                connection_id=None,
+                secret_hash=secret_hash,
+                reason=reason,
+                at_once=True,
+                probe_every=self._pace.probe_every,
+            )
+        )
 
     def finish(self, consent: Consent, outcome: Authorized, reason: str) -> None:
         """See `worker.store.authorizations.finish`."""
@@ -86,6 +111,10 @@ class PostgresGrants:
     def leave(self, connection_id: int, external_id: str) -> str | None:
         """See `worker.store.endings.leave`."""
         return self._soon(lambda: endings.leave(self._db, connection_id, external_id))
+
+    def consents_of(self, connection_id: int) -> Sequence[int]:
+        """See `worker.store.authorizations.of_company`."""
+        return self._soon(lambda: authorizations.of_company(self._db, connection_id))
 
     def delete(self, connection_id: int) -> Deleted:
         """See `worker.store.endings.delete`."""

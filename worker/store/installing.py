@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qbo_refresh.status import Authorized, Event, Hold
 from worker import clock
 from worker.consent import Installed
-from worker.store import authorizations, claims, events, revocations
+from worker.store import apps, authorizations, claims, events, revocations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +68,8 @@ def install(db: Database, consent: Consent, seal: Callable[[int, int], NewGrant]
                 {"name": mine.external_id, "id": connection_id},
             )
         authorizations.end(db, consent.authorization_id, Authorized.CONNECTED, reason, connection_id=connection_id)
+        if record.secret_hash is not None:
+            apps.unblock(db, consent.callback, record.secret_hash)
         db.execute(_FORGET_OLD)
         return installed
 

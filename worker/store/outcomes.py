@@ -263,11 +263,7 @@ def _conclude(db: Database, claim: Claim, decision: Decision, record: Record) ->
         # After the other hold stands: the runs that were missed while it was suspect belong to this pause.
         events.lift(db, claim.connection_id, (Hold.SUSPECT,))
     if decision.throttle is not None:
-        db.execute(
-            "UPDATE qbo.apps SET throttled_until = GREATEST(throttled_until, now() + %(pause)s::interval)"
-            " WHERE id = %(app)s",
-            {"app": claim.app_id, "pause": decision.throttle},
-        )
+        apps.throttle(db, claim.app_id, pause=decision.throttle)
     return True
 
 

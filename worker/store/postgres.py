@@ -100,6 +100,7 @@ class PostgresStore:
             lambda: apps.block(
                 self._db,
                 claim,
+                connection_id=claim.connection_id,
                 secret_hash=secret_hash,
                 reason=reason,
                 at_once=at_once,
