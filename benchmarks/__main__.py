@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -12,8 +13,13 @@ from benchmarks import fleet, laps, report, sweeps
 from benchmarks.measure import Lap, Scenario, Sweep
 from benchmarks.stage import CouldNotRun, Stage, open_stage
 
-SCENARIOS = (Scenario("0ms", 0.0, 20, 2000), Scenario("250ms", 0.25, 100, 3000))
-QUICK = (Scenario("0ms", 0.0, 20, 400), Scenario("250ms", 0.25, 100, 600))
+SCENARIOS = (
+    Scenario("0ms", (0.0,), 20, 2000, ("bare", "handwritten", "handwritten_once", "worker", "empty")),
+    Scenario("250ms", (0.25,), 100, 3000, ("bare", "handwritten", "handwritten_once", "worker", "worker_alone")),
+    # A minute's worth at the default rate, for one process of the Procfile's.
+    Scenario("sweep", (0.15, 0.2, 0.25, 0.3, 0.35), 20, 1200, ("worker",)),
+)
+QUICK = tuple(replace(scenario, count=scenario.count // 5) for scenario in SCENARIOS)
 DISPATCH = "dispatch"
 ROWS, QUICK_ROWS = (10_000, 100_000), (2_000, 20_000)
 NAMES = (*(scenario.name for scenario in SCENARIOS), DISPATCH, *laps.CONTENDERS, *laps.VARIANTS)
@@ -72,11 +78,9 @@ def _race(stage: Stage, scenarios: list[Scenario], contenders: list[str], repeat
     fleet.make(stage, contenders, max(scenario.count for scenario in scenarios))
     with stage.start("-m", "benchmarks.contenders.sweep") as sweeper:
         for scenario in scenarios:
-            stage.set_latency(scenario.latency_s)
+            stage.set_latencies(*scenario.latencies_s)
             for repeat in range(repeats):
-                for contender in contenders:
-                    if laps.ONLY_IN.get(contender, scenario.name) != scenario.name:
-                        continue
+                for contender in (each for each in contenders if each in scenario.contenders):
                     lap = laps.run(stage, scenario, contender, sweeper)
                     done.append(lap)
                     say(

@@ -127,3 +127,15 @@ def finished(db: psycopg.Connection, contender: str, *, since: datetime) -> tupl
     ).fetchone()
     assert row
     return row[0], row[1]
+
+
+def exposed_ms(db: psycopg.Connection, *, since: datetime) -> tuple[float, float]:
+    """Return how long a received token was nowhere durable since then: what the half and 99 in 100 did not exceed."""
+    row = db.execute(
+        "SELECT percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY exposed_us) FROM qbo.refresh_attempts"
+        " WHERE began_at >= %s",
+        (since,),
+    ).fetchone()
+    assert row
+    half, most = row[0]
+    return half / 1000, most / 1000

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 CONTENDERS = ("bare", "handwritten", "worker", "worker_alone", "empty")
 # Only when asked for.
 VARIANTS = ("handwritten_once",)
-# The others are in all. Alone, a process has all threads, which without latency is what `worker` is.
-ONLY_IN = {"empty": "0ms", "worker_alone": "250ms"}
 WARM_UP = 200
 LIMIT_S = 180
 _LOOK_EVERY_S = 0.05
@@ -63,6 +61,7 @@ class Spent(NamedTuple):
     seconds: float
     cpu_s: float
     simulator_s: float
+    exposed_ms: tuple[float, float] | None = None
 
 
 def run(stage: Stage, scenario: Scenario, contender: str, sweeper: Process) -> Lap:
@@ -134,7 +133,8 @@ def _celery(stage: Stage, crew: Crew, contender: str, count: int, sweeper: Proce
         # By the rows, not by when we looked.
         _wait(crew, lambda: fleet.finished(stage.db, contender, since=began_at)[0] >= count, _AFTER_THE_LAST_MESSAGE_S)
         seconds = (fleet.finished(stage.db, contender, since=began_at)[1] - began_at).total_seconds()
-    return _spent(stage, crew, before, seconds)
+    spent = _spent(stage, crew, before, seconds)
+    return spent if queue.task else spent._replace(exposed_ms=fleet.exposed_ms(stage.db, since=began_at))
 
 
 def _publish(stage: Stage, queue: Queue, count: int) -> None:

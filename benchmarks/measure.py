@@ -18,14 +18,16 @@ class Scenario:
     """One load under which contenders are compared.
 
     Attributes:
-        latency_s: How long the simulator waits before it answers.
+        latencies_s: How long the simulator waits before it answers; one of them each time.
         concurrency: Threads of each contender, and so calls in flight at the most.
+        contenders: Who takes part, if asked for.
     """
 
     name: str
-    latency_s: float
+    latencies_s: tuple[float, ...]
     concurrency: int
     count: int
+    contenders: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Lap:
     Attributes:
         cpu_s: User and system time of the contender's process, all threads.
         simulator_s: The same of the simulator: near `seconds`, it and not the contender sets the pace.
+        exposed_ms: How long a token that had been received was nowhere durable: the half, and 99 in 100, were not
+            longer. None but for the worker, whose ledger tells it.
     """
 
     scenario: str
@@ -43,6 +47,7 @@ class Lap:
     seconds: float
     cpu_s: float
     simulator_s: float
+    exposed_ms: tuple[float, float] | None
 
     @property
     def rate(self) -> float:
@@ -89,6 +94,11 @@ class Medians:
     rate: float
     cpu_ms: float
     simulator_busy: float
+    exposed_ms: tuple[float, float] | None
+
+
+def _medians_of_pairs(pairs: list[tuple[float, float]]) -> tuple[float, float] | None:
+    return (median(first for first, _ in pairs), median(second for _, second in pairs)) if pairs else None
 
 
 def medians(laps: Iterable[Lap]) -> dict[tuple[str, str], Medians]:
@@ -103,6 +113,7 @@ def medians(laps: Iterable[Lap]) -> dict[tuple[str, str], Medians]:
             median(lap.rate for lap in group),
             median(lap.cpu_ms for lap in group),
             median(lap.simulator_busy for lap in group),
+            _medians_of_pairs([lap.exposed_ms for lap in group if lap.exposed_ms is not None]),
         )
         for key, group in groups.items()
     }

@@ -133,6 +133,7 @@ def lines(results: Results) -> Iterator[str]:
             f"{scenario:7} {contender:12} {row.rate:12,.0f} {share:>8} {row.cpu_ms:12.2f} {times:>8} {busy:>10}"
             f" {row.laps:4}"
         )
+    yield from _exposed(found)
     if any(row.simulator_busy > SIMULATOR_BUSY for row in found.values()):
         yield "! the simulator had no core to spare: it may have set the pace"
     if results.sweeps:
@@ -143,6 +144,15 @@ def lines(results: Results) -> Iterator[str]:
     yield ""
     for target in targets(results):
         yield f"{'met   ' if target.met else 'MISSED'} {target.promise}: {target.figure}"
+
+
+def _exposed(found: dict[tuple[str, str], Medians]) -> Iterator[str]:
+    windows = {key: row.exposed_ms for key, row in found.items() if row.exposed_ms is not None}
+    if windows:
+        yield ""
+        yield f"{'received, and nowhere durable yet':33} {'half':>8} {'99 in 100':>10}"
+    for (scenario, contender), (half, most) in windows.items():
+        yield f"{scenario:7} {contender:25} {half:5.2f} ms {most:7.2f} ms"
 
 
 def as_json(results: Results) -> dict[str, Any]:

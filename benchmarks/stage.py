@@ -165,11 +165,12 @@ class Stage:
         self.servers.watch(process.pid)
         return process
 
-    def set_latency(self, seconds: float) -> None:
-        """Let the simulator wait that long before it answers a token call."""
+    def set_latencies(self, *seconds: float) -> None:
+        """Let the simulator wait that long before it answers a token call: one of these times, as often each."""
         self.simulator.clear_faults()
-        if seconds:
-            self.simulator.fault("latency", delay=seconds)
+        for left, delay in zip(range(len(seconds), 0, -1), seconds, strict=True):
+            if delay:
+                self.simulator.fault("latency", delay=delay, share=1 / left)
 
 
 @contextlib.contextmanager
