@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 import sqlalchemy as sa
 from psycopg.rows import namedtuple_row
+from psycopg.types.datetime import TimestamptzLoader
 from sqlalchemy.exc import DBAPIError
 
 from qbo_refresh.bounded import BoundedConnection, may_pass
@@ -33,6 +34,7 @@ T = TypeVar("T")
 
 UNIQUE_VIOLATION, LOCK_NOT_AVAILABLE = "23505", "55P03"
 _PREPARE_AFTER = 3  # executions
+_EARLIEST_YEAR, _LATEST_YEAR = 1970, 3000
 _TABLE = re.compile(r"\bqbo\.")
 
 
@@ -56,6 +58,25 @@ def is_passing(error: BaseException) -> bool:
     return may_pass(state)
 
 
+class _Moments(TimestamptzLoader):
+    """Reads what no clock shows, and a file or a hand may have written all the same, as not known.
+
+    To psycopg an infinite moment, or one before Christ, is an error: one row would end every sweep or report that reads
+    it. Decisions add durations to moments, so that those far ahead are left out, too.
+    """
+
+    def load(self, data: Any) -> Any:
+        try:
+            moment = super().load(data)
+        except psycopg.DataError:
+            return None
+        return moment if _EARLIEST_YEAR <= moment.year < _LATEST_YEAR else None
+
+
+def _read_moments(driver: psycopg.Connection[Any], _record: object) -> None:
+    driver.adapters.register_loader("timestamptz", _Moments)
+
+
 def _engine(url: str, *, statement_s: float | None = None) -> sa.Engine:
     engine = sa.create_engine(
         url,
@@ -73,6 +94,7 @@ def _engine(url: str, *, statement_s: float | None = None) -> sa.Engine:
             "tcp_user_timeout": 20_000,
         },
     )
+    sa.event.listen(engine, "connect", _read_moments)
     if statement_s is not None:
         sa.event.listen(engine, "do_connect", functools.partial(_connect_bounded, statement_s))
     return engine

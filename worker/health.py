@@ -34,7 +34,7 @@ class Health:
 
     Attributes:
         known: Which database the control row knows, and which one this is.
-        keys: App id → the hashes of the client secrets that this process has; None if its settings have no keys.
+        keys: App id → the hashes of the client secrets here, the one in use first; None if the settings have no keys.
         queue_lengths: Messages that wait, by queue; None if Redis is away (`redis_trouble` says why).
         sweep: The time between two sweeps.
         delivers: EVENT_TASK is set: events do not just wait for those who poll.
@@ -44,7 +44,7 @@ class Health:
     known: Known
     apps: Sequence[AppState]
     totals: Sequence[Total]
-    keys: Mapping[int, frozenset[bytes]] | None
+    keys: Mapping[int, tuple[bytes, ...]] | None
     queue_lengths: Mapping[str, int] | None
     redis_trouble: str | None
     sweep: timedelta
@@ -81,7 +81,7 @@ def take(db: Database, config: Settings) -> Health:
         known=control_row.look(db, lease=config.pace.lease),
         apps=apps,
         totals=figures.totals(db),
-        keys=None if held_here is None else {each.app_id: frozenset(each.secret_hashes) for each in held_here},
+        keys=None if held_here is None else {each.app_id: each.secret_hashes for each in held_here},
         queue_lengths=lengths,
         redis_trouble=trouble,
         sweep=timedelta(seconds=config.sweep_seconds),
@@ -176,8 +176,10 @@ def _app_problems(health: Health) -> Iterable[str]:
                 " add it to INTUIT_APPS."
             )
         yield from _sweep_problems(health, app)
+        # Behind a current one that works the previous one is never tried again, and is no problem: it has retired.
+        needed = mine if mine and {block.secret_hash for block in app.blocks}.issuperset(mine) else mine and mine[:1]
         for block in app.blocks:
-            if mine is None or block.secret_hash in mine:
+            if needed is None or block.secret_hash in needed:
                 since = long(health.control.at - block.since)
                 yield (
                     f"Intuit has refused a client secret of {name} for {since} ({block.reason}): correct it;"

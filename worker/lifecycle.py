@@ -75,7 +75,13 @@ def _prepare(**_: Any) -> None:
     # The threads, or the children, that do the work open connections of their own.
     _here.close()
     config = _here.settings
-    watching.start(_here.db, _here.keys, pace=config.pace, sweep_every=timedelta(seconds=config.sweep_seconds))
+    watching.start(
+        _here.db,
+        _here.keys,
+        _here.escrow,
+        pace=config.pace,
+        sweep_every=timedelta(seconds=config.sweep_seconds),
+    )
 
 
 def _let_readable_go(here: Runtime) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from qbo_refresh.secret import Secret
 from worker import health
 from worker.store import reading
 from worker.store.reading import Filter
@@ -92,6 +93,27 @@ def test_each_thing_that_is_wrong_is_said(fleet: Fleet, database: Database, sett
         "1 grants expire within 10 days",
     ):
         assert part in said
+
+
+def test_a_previous_secret_that_is_refused_behind_one_that_works_is_no_problem(
+    fleet: Fleet, database: Database, settings: Settings
+) -> None:
+    fleet.connect()
+    (app,) = settings.apps()
+    current, previous = (settings.lookup().secret_hash(each) for each in (app.secrets[0], Secret("the one before")))
+    both = settings.model_copy(update={"intuit_client_secret_previous": SecretStr("the one before")})
+
+    def problems_with(blocked: bytes) -> list[str]:
+        database.execute("DELETE FROM qbo.app_blocks")
+        database.execute(
+            "INSERT INTO qbo.app_blocks (app_id, secret_hash, reason, connection_ids, blocked_at)"
+            " SELECT id, %(hash)s, 'invalid_client', '{}', now() FROM qbo.apps",
+            {"hash": blocked},
+        )
+        return [each for each in health.problems(health.take(database, both)) if "has refused a client secret" in each]
+
+    assert problems_with(previous) == []
+    assert len(problems_with(current)) == 1
 
 
 def test_a_sweep_stalls_after_three_periods_and_only_while_something_is_due(

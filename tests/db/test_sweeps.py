@@ -256,3 +256,14 @@ def test_what_waits_for_a_key_that_is_back_may_go_at_once(fleet: Fleet) -> None:
     assert fleet.row(mended.id).not_before is None
     assert dispatch.let_readable_go(fleet.db, {"away"}) == 1
     assert all(fleet.row(each.id).wait > timedelta(minutes=59) for each in (poisoned, refused))
+
+
+@pytest.mark.parametrize("moment", ["-infinity", "0044-03-15 BC"])
+def test_a_due_time_that_no_program_can_read_is_in_nobodys_way(
+    fleet: Fleet, sweep: Sweep, published: list[int], moment: str
+) -> None:
+    # Seen: all that had been marked with it were marked, and none was published, again and again.
+    connected = fleet.connect(5)
+    fleet.update(connected[0].id, f"next_refresh_at = '{moment}'")
+    assert dispatch_due(sweep).published == 5
+    assert sorted(published) == sorted(each.id for each in connected)

@@ -74,7 +74,7 @@ def test_row_35_a_day_without_beat_and_broker_is_told_by_whoever_still_runs(
     worker.db.stopping = looks
     session_servers.stop_valkey()
     try:
-        watching.start(worker.db, worker.keys, pace=worker.refresher.pace, sweep_every=MINUTE).join(30)
+        watching.start(worker.db, worker.keys, worker.escrow, pace=worker.refresher.pace, sweep_every=MINUTE).join(30)
         status, told, _ = run("status", "--check")
     finally:
         session_servers.start_valkey()

@@ -117,6 +117,7 @@ class Sameness:
                     for kept in tables.candidates
                 ),
                 self._ago(since),
+                since is not None and tables.has_concluded_since(SUBJECT_ID, since),
                 self._ahead(tables.app.throttled_until),
                 self._ago(tables.app.guard_tripped_at),
                 tuple((block.blocked_at is None, self._ahead(block.probe_at)) for block in tables.app.blocks.values()),

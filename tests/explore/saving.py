@@ -93,7 +93,10 @@ def save(world: World, claim: Claim, grant: SealedGrant, decision: Decision, rec
     tables = replace(
         tables,
         candidates=settled(tables.candidates, grant.candidate_ids, world.now),
-        ledger={**tables.ledger, claim.lease_id: Written(row.id, Outcome.REFRESHED, decision.reason)},
+        ledger={
+            **tables.ledger,
+            claim.lease_id: Written(row.id, Outcome.REFRESHED, decision.reason, began_at=claim.claimed_at),
+        },
     )
     world.commit(_unblocked(tables, record.secret_hash, world.now))
     return Saved.SAVED
@@ -249,7 +252,7 @@ def conclude(
     holds = tables.holds | ({(row.id, decision.hold)} if decision.hold else set())
     if decision.hold is Hold.REAUTH:
         holds -= {(row.id, Hold.SUSPECT)}
-    written = Written(row.id, decision.outcome, decision.reason, decision.withheld)
+    written = Written(row.id, decision.outcome, decision.reason, decision.withheld, claim.claimed_at)
     tables = replace(
         tables,
         rows={**tables.rows, row.id: new},

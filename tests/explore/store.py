@@ -91,7 +91,13 @@ class MemoryStore:
             ),
             is_new_epoch=since is not None
             and since > now - YOUNG_EPOCH
-            and (began is None or began < since or held.lease_id == lease_id),
+            and (
+                began is None
+                or began < since
+                or held.lease_id == lease_id
+                or held.last_reason == "escrow_silent"
+                or (held.lease_id is not None and not self.world.tables.has_concluded_since(row.id, since))
+            ),
             is_foreign=row.second_writer_at is None
             and row.known_fingerprint is not None
             and row.known_fingerprint != row.refresh_token_fingerprint,

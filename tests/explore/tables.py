@@ -87,6 +87,7 @@ class Written:
     outcome: Outcome
     reason: str | None = None
     withheld: str | None = None
+    began_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +130,10 @@ class Tables:
     ledger: Mapping[UUID, Written] = field(default_factory=dict)
     app: App = field(default_factory=App)
     control: Control = field(default_factory=Control)
+
+    def has_concluded_since(self, connection_id: int, moment: datetime) -> bool:
+        """Whether an attempt that began since then lived to say what came of it."""
+        return any(
+            each.connection_id == connection_id and each.began_at is not None and each.began_at >= moment
+            for each in self.ledger.values()
+        )

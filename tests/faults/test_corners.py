@@ -13,7 +13,7 @@ from qbo_refresh import sealing
 from qbo_refresh.errors import UnknownConnection
 from qbo_refresh.status import Authorized, Outcome
 from tests.support.attempts import FORCED, Attempts
-from tests.support.seams import with_seam
+from tests.support.seams import Killed, killed, with_seam
 from worker import health, watching
 from worker.attempt import Trigger
 from worker.dispatch import Sweep, dispatch_due
@@ -58,6 +58,7 @@ def restored_to(fleet: Fleet, row: Any) -> None:
         )
     finally:
         fleet.db.execute("ALTER TABLE qbo.connections ENABLE TRIGGER token_version_only_grows")
+    fleet.db.execute("DELETE FROM qbo.refresh_attempts WHERE began_at > now() - interval '1 hour'")
     fleet.db.execute("UPDATE qbo.control SET epoch_since = now() - interval '5 minutes'")
 
 
@@ -107,6 +108,28 @@ def test_a_restore_of_many_versions_finds_the_live_token_in_the_escrow(fleet: Fl
     fleet.simulator.set_policy("strict")
     assert forced(refresher, connected).outcome is Outcome.REFRESHED
     restored_to(fleet, before)
+    assert sweep(refresher, connected).outcome is Outcome.REFRESHED
+    assert fleet.holds_the_live_token(connected)
+
+
+def test_a_worker_that_dies_in_its_first_attempt_after_a_restore_leaves_the_look_into_the_escrow_to_the_next(
+    fleet: Fleet, refresher: Refresher
+) -> None:
+    # Fails where the claim alone counts as that attempt: the restored token is presented, and the grant ends. Seen.
+    fleet.simulator.set_policy("daily")
+    (connected,) = fleet.connect()
+    assert sweep(refresher, connected).outcome is Outcome.REFRESHED
+    before = fleet.row(connected.id)
+    for _ in range(12):
+        fleet.let_pass(timedelta(hours=1), at_intuit=True)
+        assert forced(refresher, connected).outcome is Outcome.REFRESHED
+    fleet.simulator.set_policy("reuse-revokes")
+    assert forced(refresher, connected).outcome is Outcome.REFRESHED
+    restored_to(fleet, before)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            sweep(with_seam(refresher, "escrow", "find", before=killed), connected)
+        fleet.let_pass(2 * MINUTE)
     assert sweep(refresher, connected).outcome is Outcome.REFRESHED
     assert fleet.holds_the_live_token(connected)
 

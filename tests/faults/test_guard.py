@@ -12,6 +12,7 @@ import pytest
 
 from qbo_refresh.status import Outcome
 from tests.support.attempts import FORCED, Attempts
+from worker import watching
 from worker.attempt import Trigger
 from worker.errors import GrantRejected
 from worker.refresh import Refresher, Result, refresh
@@ -195,6 +196,38 @@ def test_a_guard_is_over_when_its_hour_has_passed_and_few_are_left(fleet: Fleet,
     assert ask_again(fleet, refresher, [dead]) == {Outcome.SUSPECT}
     fleet.let_pass(timedelta(minutes=45))
     assert ask_again(fleet, refresher, [dead]) == {Outcome.NEEDS_REAUTH}
+    assert fleet.db.execute(PER_APP).one().guard_tripped_at is None
+
+
+def test_a_guard_whose_suspects_have_all_healed_is_over_and_the_next_time_is_told_anew(
+    fleet: Fleet, refresher: Refresher
+) -> None:
+    # Seen when only a refusal that proposes a verdict looked at it: shut for days, and the second time untold.
+    connected = fleet.connect(10)
+    for _ in range(2):
+        fault = fleet.simulator.fault("invalid_grant")
+        assert outcomes(refresher, connected) == {Outcome.SUSPECT}
+        fleet.simulator.clear_fault(fault)
+        fleet.let_pass(CONFIRMED)
+        assert outcomes(refresher, connected) == {Outcome.REFRESHED}
+        fleet.let_pass(timedelta(days=2))
+    assert fleet.events() == ["guard.tripped", "guard.tripped"]
+
+
+def test_a_guard_is_over_without_another_refusal_once_somebody_looks(
+    fleet: Fleet, start_worker: Callable[..., Runtime]
+) -> None:
+    worker = start_worker()
+    connected = fleet.connect(10)
+    fault = fleet.simulator.fault("invalid_grant")
+    assert outcomes(worker.refresher, connected) == {Outcome.SUSPECT}
+    fleet.simulator.clear_fault(fault)
+    fleet.let_pass(CONFIRMED)
+    assert outcomes(worker.refresher, connected) == {Outcome.REFRESHED}
+    watching.look(worker.db, worker.keys, sweep_every=timedelta(minutes=1))
+    assert fleet.db.execute(PER_APP).one().guard_tripped_at is not None, "its hour is not over"
+    fleet.let_pass(timedelta(minutes=45))
+    watching.look(worker.db, worker.keys, sweep_every=timedelta(minutes=1))
     assert fleet.db.execute(PER_APP).one().guard_tripped_at is None
 
 

@@ -80,6 +80,19 @@ def test_row_27_a_missing_key_is_nobodys_reconnect_and_heals_when_it_is_back(
     assert {sweep(refresher, each).outcome for each in connected} == {Outcome.REFRESHED}
 
 
+@pytest.mark.parametrize(
+    "column", ["next_refresh_at", "not_before", "suspect_since", "needs_reauth_since", "last_refreshed_at"]
+)
+def test_row_32_a_moment_that_no_program_can_read_keeps_no_row_from_being_refreshed(
+    fleet: Fleet, refresher: Refresher, column: str
+) -> None:
+    # Seen: psycopg's error at '-infinity' ended the attempt, each time.
+    (connected,) = fleet.connect()
+    fleet.update(connected.id, f"{column} = '-infinity'")
+    assert sweep(refresher, connected).outcome is Outcome.REFRESHED
+    assert fleet.holds_the_live_token(connected)
+
+
 @pytest.mark.parametrize("column", ["refresh_expires_at", "hard_expires_at", "access_expires_at"])
 @pytest.mark.parametrize("moment", ["now() - interval '400 days'", "now() + interval '4000 years'", "'-infinity'"])
 def test_row_32_what_the_tables_say_of_a_grants_end_is_no_verdict(

@@ -55,6 +55,7 @@ def test_without_the_field_a_window_that_no_longer_rolls_shows_the_end(differs: 
         (replace(ROLLING, obtained_at=None), 40 * DAY, True),
         (replace(ROLLING, obtained_at=NOW - 19 * HOUR), 40 * DAY, True),
         (replace(ROLLING, hard_expires_at=NOW + 200 * DAY), 40 * DAY, True),
+        (replace(ROLLING, refresh_expires_at=NOW + 99 * DAY), 99 * DAY, True),
     ],
     ids=[
         "it rolls",
@@ -65,6 +66,7 @@ def test_without_the_field_a_window_that_no_longer_rolls_shows_the_end(differs: 
         "nobody knows when that was",
         "a window hardly moves in so short a time",
         "the end is known",
+        "one odd answer about a window that was not cut",
     ],
 )
 def test_nothing_else_is_taken_for_the_end(clocks: Clocks, left: timedelta | None, rotated: bool) -> None:  # noqa: FBT001  # the table's

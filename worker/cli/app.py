@@ -81,6 +81,8 @@ def _told(each: AppState, facts: dict[str, Any], at: datetime) -> list[str]:
     ]
     for block, shown in zip(each.blocks, facts["blocked"], strict=True):
         probe = f"; next try {_probe(block, at)}" if shown["secret"] in _WHICH else ""
+        if shown["secret"] == _WHICH[1] and len(facts["blocked"]) == 1:
+            probe = "; not tried while the current one works"
         lines += [
             f"  blocked      {shown['secret']} secret, since {about(block.since, at)}:",
             f"               Intuit answers {printable(block.reason)}{probe}",

@@ -12,6 +12,8 @@ NOTICES_DAYS = (1, 7, 30, 90)
 # Seconds left are counted from the answer, so that the same end comes out a little different each time.
 SAME = timedelta(hours=1)
 _BETWEEN_ROTATIONS = timedelta(hours=20)
+# A window that is this short has been cut. One odd answer about a longer one must not become an end that stays.
+_CUT_WINDOW = timedelta(days=NOTICES_DAYS[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,15 @@ def hard_lifetime(
 ) -> timedelta | None:
     """Return what is known of the grant's end from this answer on; None if it says nothing new.
 
-    Without Intuit's word: a new value, a day later, whose window ends when the old one's did has met the ceiling.
+    Without Intuit's word: a new value, a day later, whose window ends when the old one's did has met the ceiling, once
+    that is no further off than the first notice.
     """
     if said is not None or clocks.hard_expires_at is not None or not rotated:
         return said
     before, obtained_at = clocks.refresh_expires_at, clocks.obtained_at
     if refresh_lifetime is None or before is None or obtained_at is None or now - obtained_at < _BETWEEN_ROTATIONS:
+        return None
+    if refresh_lifetime > _CUT_WINDOW:
         return None
     return refresh_lifetime if abs(now + refresh_lifetime - before) <= SAME else None
 

@@ -31,20 +31,21 @@ IS_USABLE = """
                 SELECT FROM qbo.app_blocks b
                 WHERE b.app_id = k.app_id AND b.secret_hash = k.hash AND b.blocked_at IS NOT NULL))
 """
-# A file, or a hand, may have written what no clock shows, and no program can read: it is not known then.
-SANE = "CASE WHEN {0} BETWEEN '1970-01-01' AND '3000-01-01' THEN {0} END AS {0}"
 # now() is the statement's start: if it had to wait for the row, the lease ends early, never late. Over a dead lease the
 # attempt that held it is written down as abandoned; one that had said its word itself is in the ledger already.
-# is_new_epoch: the connection's first attempt in a young epoch, or none yet that could ask the escrow. Of that, and of
-# is_taken_over, a repeated claim cannot tell and says yes. LIMIT 1 is for the planner: of the one control row it knows
-# nothing, and with what it guesses it reads all connections of a small fleet for each claim.
+# is_new_epoch: the connection's first attempt in a young epoch, or none yet that could ask the escrow and lived to say
+# so. Of that, and of is_taken_over, a repeated claim cannot tell and says yes. LIMIT 1 is for the planner: of the one
+# control row it knows nothing, and with what it guesses it reads all connections of a small fleet for each claim.
 _CLAIM = f"""
 WITH held AS MATERIALIZED (
     SELECT c.id, c.app_id, c.lease_id, c.attempt_began_at, c.attempt_trigger, c.attempt_worker, c.token_version,
            c.refresh_token_fingerprint, a.environment, a.client_id,
            COALESCE(g.epoch_since > now() - interval '30 days'
                     AND (c.attempt_began_at IS NULL OR c.attempt_began_at < g.epoch_since OR c.lease_id = %(lease)s
-                         OR c.last_reason = 'escrow_silent'),
+                         OR c.last_reason = 'escrow_silent'
+                         OR c.lease_id IS NOT NULL AND NOT EXISTS (
+                             SELECT FROM qbo.refresh_attempts r WHERE r.connection_id = c.id
+                             AND r.began_at >= g.epoch_since AND r.outcome <> 'abandoned')),
                     false) AS is_new_epoch,
            ARRAY(SELECT b.secret_hash FROM qbo.app_blocks b WHERE b.app_id = c.app_id AND b.blocked_at IS NOT NULL)
                AS blocked,
@@ -88,7 +89,7 @@ WITH held AS MATERIALIZED (
 )
 SELECT id, app_id, environment, client_id, status, grant_number, token_version, refresh_token,
        refresh_token_fingerprint, in_doubt, failures, suspect_since, needs_reauth_since, last_reason,
-       {SANE.format("refresh_expires_at")}, {SANE.format("hard_expires_at")}, {SANE.format("token_obtained_at")},
+       refresh_expires_at, hard_expires_at, token_obtained_at,
        expiry_told_days, attempt_began_at, blocked,
        is_new_epoch, is_taken_over,
        second_writer_at IS NULL AND known_fingerprint <> refresh_token_fingerprint AS is_foreign,

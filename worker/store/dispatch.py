@@ -89,7 +89,7 @@ WITH picked AS (
     UPDATE qbo.connections SET queued_until = now() + %(mark)s::interval
     WHERE id = ANY (ARRAY(SELECT id FROM picked)) RETURNING id, due_at, refresh_expires_at
 )
-SELECT id, due_at FROM marked ORDER BY {order}
+SELECT id, GREATEST(due_at, '1970-01-01') AS due_at FROM marked ORDER BY {order}
 """
 _UNMARKED = "(queued_until IS NULL OR queued_until <= now())"
 _MARK_URGENT = _MARK.format(

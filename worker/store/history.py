@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from worker.store.claims import SANE
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -70,23 +68,23 @@ class Row:
     probe_at: datetime | None
 
 
-_ROW = f"""
+_ROW = """
 SELECT now() AS at, c.id, a.environment, a.client_id, c.label,
        ARRAY(SELECT x.external_id FROM qbo.external_ids x WHERE x.connection_id = c.id ORDER BY 1) AS external_ids,
        c.status, c.grant_number, c.token_version, c.refresh_token IS NOT NULL AS has_token,
-       {SANE.format("token_obtained_at")}, {SANE.format("access_expires_at")}, {SANE.format("refresh_expires_at")},
-       {SANE.format("hard_expires_at")}, c.expiry_told_days, c.second_writer_at,
+       c.token_obtained_at, c.access_expires_at, c.refresh_expires_at,
+       c.hard_expires_at, c.expiry_told_days, c.second_writer_at,
        COALESCE(c.known_fingerprint <> c.refresh_token_fingerprint, false) AS is_foreign,
-       c.lease_id IS NOT NULL AND c.leased_until > now() AS is_leased, {SANE.format("leased_until")}, c.in_doubt,
-       c.attempt_began_at, c.attempt_worker, {SANE.format("next_refresh_at")}, {SANE.format("not_before")},
-       {SANE.format("due_at")}, c.queued_until, c.frozen, c.taken_over, c.failures, c.suspect_since,
+       c.lease_id IS NOT NULL AND c.leased_until > now() AS is_leased, c.leased_until, c.in_doubt,
+       c.attempt_began_at, c.attempt_worker, c.next_refresh_at, c.not_before,
+       c.due_at, c.queued_until, c.frozen, c.taken_over, c.failures, c.suspect_since,
        c.needs_reauth_since, c.last_refreshed_at, c.last_secret, c.last_outcome, c.last_reason, c.created_at,
        a.throttled_until,
        COALESCE(g.frozen, false) AS everything_frozen, g.frozen_reason,
        (SELECT min(b.probe_at) FROM qbo.app_blocks b WHERE b.app_id = a.id AND b.blocked_at IS NOT NULL) AS probe_at
 FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id LEFT JOIN qbo.control g ON true
 WHERE c.id = %(id)s
-"""  # noqa: S608  # composed of constants
+"""  # composed of constants
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ _SET_TOKENS = f"""
         COALESCE(now() - %(answered_ago)s::interval + %(refresh_lifetime)s::interval, c.refresh_expires_at),
     -- Seconds left are counted from the answer: an end that is the same but for that stays as it is.
     hard_expires_at = CASE
+        WHEN NOT isfinite(c.hard_expires_at) THEN now() - %(answered_ago)s::interval + %(hard_lifetime)s::interval
         WHEN abs(extract(epoch FROM now() + %(hard_lifetime)s::interval - c.hard_expires_at)) <= %(same_end_s)s
             THEN c.hard_expires_at
         ELSE COALESCE(now() - %(answered_ago)s::interval + %(hard_lifetime)s::interval, c.hard_expires_at) END,

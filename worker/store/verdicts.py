@@ -14,11 +14,13 @@ from worker import log, policy
 from worker.store import events
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from worker.attempt import Claim
     from worker.database import Database
 
 _LOCK_APP = """
-SELECT guard_tripped_at, guard_released_at, population,
+SELECT now() AS now, guard_tripped_at, guard_released_at, population,
        population_at IS NULL OR population_at <= now() - interval '1 hour' AS is_stale
 FROM qbo.apps WHERE id = %(app)s FOR UPDATE
 """
@@ -48,8 +50,7 @@ SELECT count(*) AS n FROM (
 def note_suspect(db: Database, claim: Claim) -> None:
     """Count a connection that has just become suspect; trip the guard, and tell operators, with one too many."""
     app = _lock_app(db, claim.app_id)
-    guard = policy.Guard(app.guard_tripped_at, app.guard_released_at)
-    if not guard.is_open:
+    if not _guard(db, claim.app_id, app, app.now).is_open:
         return
     population = _population(db, claim.app_id, app)
     threshold = policy.guard_threshold(population)
@@ -99,7 +100,7 @@ def evidence(db: Database, claim: Claim) -> policy.Evidence | None:
     row = db.execute(_EVIDENCE, {"id": claim.connection_id}).one_or_none()
     if row is None:
         return None
-    return policy.Evidence(**row._mapping, guard=_guard(db, claim, app, row.now))  # noqa: SLF001  # SQLAlchemy's public name for it
+    return policy.Evidence(**row._mapping, guard=_guard(db, claim.app_id, app, row.now))  # noqa: SLF001  # SQLAlchemy's public name for it
 
 
 def observe(db: Database, connection_id: int) -> policy.Evidence | None:
@@ -116,19 +117,34 @@ def observe(db: Database, connection_id: int) -> policy.Evidence | None:
     return policy.Evidence(**row._mapping, guard=guard)  # noqa: SLF001  # as above
 
 
-def _guard(db: Database, claim: Claim, app: Any, now: Any) -> policy.Guard:
+_TRIPPED = """
+SELECT id FROM qbo.apps
+WHERE id = ANY (%(apps)s) AND guard_tripped_at IS NOT NULL
+  AND (guard_released_at IS NULL OR guard_released_at < guard_tripped_at)
+"""
+
+
+def close_calm_guards(db: Database, app_ids: Sequence[int]) -> None:
+    """Close the episodes that are over, also where all have healed and no refusal comes that would find out."""
+    for row in db.execute(_TRIPPED, {"apps": list(app_ids)}).all():
+        with db.transaction():
+            app = _lock_app(db, row.id)
+            _guard(db, row.id, app, app.now)
+
+
+def _guard(db: Database, app_id: int, app: Any, now: Any) -> policy.Guard:
     """Return the app's guard; one whose hour has passed and whose numbers are ordinary again closes its episode."""
     guard = policy.Guard(app.guard_tripped_at, app.guard_released_at)
     if guard.is_open:
         return guard
-    population = _population(db, claim.app_id, app)
+    population = _population(db, app_id, app)
     threshold = policy.guard_threshold(population)
-    recent = _count(db, _RECENT, claim.app_id, threshold)
-    standing = _count(db, _STANDING, claim.app_id, threshold)
+    recent = _count(db, _RECENT, app_id, threshold)
+    standing = _count(db, _STANDING, app_id, threshold)
     if not policy.is_calm(guard, now=now, recent=recent, standing=standing, population=population):
         return guard
-    db.execute("UPDATE qbo.apps SET guard_tripped_at = NULL WHERE id = %(app)s", {"app": claim.app_id})
-    db.after_commit(lambda: log.info("guard.over", app_id=claim.app_id))
+    db.execute("UPDATE qbo.apps SET guard_tripped_at = NULL WHERE id = %(app)s", {"app": app_id})
+    db.after_commit(lambda: log.info("guard.over", app_id=app_id))
     return policy.Guard(None, guard.released_at)
 
 
