@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from qbo_refresh import broker, configuration, consent_state, names, watching
+from qbo_refresh import broker, configuration, connection_names, consent_state, names, watching
+from qbo_refresh.connection_names import LONGEST, Kind
 from qbo_refresh.database import Database, DatabaseAway, database
 from qbo_refresh.errors import (
     ConfigurationError,
@@ -78,14 +79,16 @@ def authorize_url(
 
     Args:
         connection: Our id, or `external:…`. An external id that is new makes a new connection of that name.
+            It has at most 200 characters, and no control characters.
         session_nonce: A random string that this browser's session keeps, 16 characters at least: the callback must come
             from the same session.
-        label: What people call a new connection.
+        label: What people call a new connection, in 200 characters at most.
         environment: Of a new connection, if the worker has several apps; `production` or `sandbox`.
         client_id: The same.
 
     Raises:
         UnknownConnection: No connection has this id, or it is no name.
+        ValueError: The session's nonce is too short, or an argument is no text that PostgreSQL can hold.
         ConfigurationError: INTUIT_REDIRECT_URL is missing, or it is not clear which app a new connection is for.
         TemporarilyUnavailable: PostgreSQL is away.
     """
@@ -124,6 +127,7 @@ def begin(
             "session_nonce must be a random string of 16 characters or more that the browser's session keeps:"
             " secrets.token_urlsafe() makes one."
         )
+    _check_texts(label=label, environment=environment, client_id=client_id)
     nonce = secrets.token_bytes(24)
     state, key_id = consent_state.signed(config, nonce, session)
     try:
@@ -153,6 +157,14 @@ def begin(
         "state": state,
     }
     return f"{config.authorize_url}?{urlencode(query)}"
+
+
+def _check_texts(**given: str | None) -> None:
+    for argument, text in given.items():
+        if text is not None and not connection_names.is_storable(text):
+            raise ValueError(
+                f"{argument} must be a text of at most {LONGEST} characters, without NUL and half surrogates."
+            )
 
 
 def complete(code: str, state: str, realm_id: str, session_nonce: str, *, timeout: float = 10.0) -> Connected:
@@ -259,23 +271,21 @@ def _hidden(given: str) -> Secret:
 
 
 def _goal(db: Database, connection: int | str, *, environment: str | None, client_id: str | None) -> _Goal:
-    name = str(connection)
-    kind, separator, value = name.partition(":")
-    if not separator and re.fullmatch(r"[0-9]{1,18}", name):
-        where = "c.id = %(name)s"
-    elif kind == "external" and value:
-        where = "c.id = (SELECT connection_id FROM qbo.external_ids WHERE external_id = %(name)s)"
-    else:
-        # Not repeated: it may be a realm id.
+    kind, name = connection_names.understood(connection)
+    if kind is Kind.REALM:
         raise UnknownConnection("A connection is named by our id, 7, or by one of yours, external:acme-1.")
+    by_external_id = "(SELECT connection_id FROM qbo.external_ids WHERE external_id = %(name)s)"
     row = db.row(
-        f"SELECT c.id, c.app_id, a.client_id FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id WHERE {where}",  # noqa: S608  # constants
-        {"name": value or int(name)},
+        "SELECT c.id, c.app_id, a.client_id FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id WHERE c.id = "  # noqa: S608  # constants
+        + ("%(name)s" if kind is Kind.ID else by_external_id),
+        {"name": name},
     )
+    external_id = None if kind is Kind.ID else str(name)
     if row is not None:
-        return _Goal(row.app_id, row.client_id, row.id, value if separator else None)
-    if not separator:
+        return _Goal(row.app_id, row.client_id, row.id, external_id)
+    if external_id is None:
         raise UnknownConnection(f"No connection has the id {name}: a new one is named external:…, by an id of yours.")
+    connection_names.check_new(external_id)
     apps = db.rows(
         "SELECT id, client_id FROM qbo.apps WHERE (%(environment)s::text IS NULL OR environment = %(environment)s)"
         " AND (%(client)s::text IS NULL OR client_id = %(client)s)",
@@ -286,7 +296,7 @@ def _goal(db: Database, connection: int | str, *, environment: str | None, clien
             "It is not clear which Intuit app a new connection is for: "
             + ("the worker has several; name environment and client_id." if apps else "start the worker once.")
         )
-    return _Goal(apps[0].id, apps[0].client_id, None, value)
+    return _Goal(apps[0].id, apps[0].client_id, None, external_id)
 
 
 _OUTCOME = """

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbo_refresh import configuration, names, outbox
+from qbo_refresh import configuration, connection_names, names, outbox
+from qbo_refresh.connection_names import Kind
 from qbo_refresh.database import database
 from qbo_refresh.errors import ConfigurationError, UnknownConnection
 from qbo_refresh.secret import Secret
@@ -39,7 +40,6 @@ _BY_EXTERNAL_ID = _READ.format(
     name="c.id = (SELECT x.connection_id FROM qbo.external_ids x WHERE x.external_id = %(name)s)"
 )
 _BY_REALM = _READ.format(name="c.realm_hash = %(name)s")
-_LARGEST_ID = 2**63 - 1
 
 _COUNT_MISSED = """
 INSERT INTO qbo.missed_runs AS m (connection_id, runs)
@@ -116,17 +116,14 @@ class _Real:
 
 def _name(connection: int | str) -> tuple[str, Any, str]:
     """Return statement, value and words for a connection's name."""
-    if isinstance(connection, int) and not isinstance(connection, bool):
-        return _BY_ID, min(connection, _LARGEST_ID), f"the id {connection}"
-    if isinstance(connection, str):
-        kind, _, value = connection.partition(":")
-        if connection.isascii() and connection.isdigit():
-            return _BY_ID, min(int(connection), _LARGEST_ID), f"the id {connection}"
-        if kind == "external" and value:
+    kind, value = connection_names.understood(connection)
+    match kind:
+        case Kind.ID:
+            return _BY_ID, value, f"the id {value}"
+        case Kind.EXTERNAL:
             return _BY_EXTERNAL_ID, value, f"the external id {value!r}"
-        if kind == "realm" and value:
-            return _BY_REALM, _realm_hash(value), "this realm id"
-    raise UnknownConnection("That is no name of a connection: use 7, external:acme-1 or realm:….")
+        case Kind.REALM:
+            return _BY_REALM, _realm_hash(str(value)), "this realm id"
 
 
 def _realm_hash(realm_id: str) -> bytes:

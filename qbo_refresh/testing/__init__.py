@@ -17,7 +17,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from qbo_refresh import other_side
+from qbo_refresh import connection_names, other_side
+from qbo_refresh.connection_names import Kind
 from qbo_refresh.errors import UnknownConnection
 from qbo_refresh.outbox import OutboxEvent
 from qbo_refresh.sealing import Field, Keyring, Place, realm_place
@@ -109,8 +110,9 @@ class FakeConnections:
     def read(self, connection: int | str) -> Standing:
         """Return how a connection stands; for the calls."""
         with self._lock:
-            found = self._names.get(str(connection), connection)
-            standing = self._standings.get(int(found) if str(found).isdigit() else -1)
+            kind, name = connection_names.understood(connection)
+            known = int(name) if kind is Kind.ID else self._names.get(f"{kind}:{name}", 0)
+            standing = self._standings.get(known)
         if standing is None:
             raise UnknownConnection(f"No connection of this test is called {connection!r}.")
         return standing
