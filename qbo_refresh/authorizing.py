@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from qbo_refresh import broker, configuration, connection_names, consent_state, names, watching
+from qbo_refresh import broker, configuration, connection_names, consent_state, names, other_side, watching
 from qbo_refresh.connection_names import LONGEST, Kind
 from qbo_refresh.database import Database, DatabaseAway, database
 from qbo_refresh.errors import (
@@ -21,7 +21,6 @@ from qbo_refresh.errors import (
     ConsentFailed,
     InvalidState,
     TemporarilyUnavailable,
-    UnknownConnection,
     WrongRealm,
 )
 from qbo_refresh.sealing import Field, authorization_place
@@ -94,6 +93,10 @@ def authorize_url(
     """
     session = _hidden(session_nonce)
     del session_nonce
+    _check_given(session, label=label, environment=environment, client_id=client_id)
+    fake = other_side.fake_consents()
+    if fake is not None:
+        return fake.link(connection, session, label=label)
     config = configuration.current()
     if config.redirect_url is None:
         raise ConfigurationError(
@@ -122,12 +125,6 @@ def begin(
     redirect_url: str,
 ) -> str:
     """Do what `authorize_url` does, with a redirect URL of the caller's."""
-    if not consent_state.is_long_enough(session):
-        raise ValueError(
-            "session_nonce must be a random string of 16 characters or more that the browser's session keeps:"
-            " secrets.token_urlsafe() makes one."
-        )
-    _check_texts(label=label, environment=environment, client_id=client_id)
     nonce = secrets.token_bytes(24)
     state, key_id = consent_state.signed(config, nonce, session)
     try:
@@ -149,18 +146,28 @@ def begin(
         )
     except DatabaseAway as error:
         raise TemporarilyUnavailable("database_unavailable", _RETRY_AFTER_S) from error
+    return link(config.authorize_url, client_id=goal.client_id, redirect_url=redirect_url, state=state)
+
+
+def link(page: str, *, client_id: str, redirect_url: str, state: str) -> str:
+    """Return the address of a consent at Intuit."""
     query = {
-        "client_id": goal.client_id,
+        "client_id": client_id,
         "response_type": "code",
         "scope": SCOPE,
         "redirect_uri": redirect_url,
         "state": state,
     }
-    return f"{config.authorize_url}?{urlencode(query)}"
+    return f"{page}?{urlencode(query)}"
 
 
-def _check_texts(**given: str | None) -> None:
-    for argument, text in given.items():
+def _check_given(session: Secret, **texts: str | None) -> None:
+    if not consent_state.is_long_enough(session):
+        raise ValueError(
+            "session_nonce must be a random string of 16 characters or more that the browser's session keeps:"
+            " secrets.token_urlsafe() makes one."
+        )
+    for argument, text in texts.items():
         if text is not None and not connection_names.is_storable(text):
             raise ValueError(
                 f"{argument} must be a text of at most {LONGEST} characters, without NUL and half surrogates."
@@ -188,6 +195,11 @@ def complete(code: str, state: str, realm_id: str, session_nonce: str, *, timeou
     """
     brought = _Brought(_hidden(code), state, _hidden(realm_id), _hidden(session_nonce))
     del code, realm_id, session_nonce
+    fake = other_side.fake_consents()
+    if fake is not None:
+        _check_session(brought)
+        _check_query(brought)
+        return Connected(fake.complete(brought.code, brought.state, brought.realm_id, brought.session))
     try:
         authorization_id = _accept(configuration.current(), brought)
         return _wait(database(), authorization_id, until=time.monotonic() + timeout)
@@ -208,11 +220,9 @@ def accept(config: Configuration, code: str, state: str, realm_id: str, session_
 
 
 def _accept(config: Configuration, brought: _Brought) -> int:
-    if not consent_state.is_long_enough(brought.session):  # a browser that comes without its session, mostly
-        raise InvalidState("session")
+    _check_session(brought)
     nonce, key_id = consent_state.verified(config, brought.state, brought.session)
-    if not (_CODE.fullmatch(brought.code.reveal()) and _REALM.fullmatch(brought.realm_id.reveal())):
-        raise InvalidState("malformed")
+    _check_query(brought)
     values: dict[str, Any] = {
         "state": consent_state.nonce_hash(nonce),
         "session": consent_state.session_hash(config, brought.session, key_id),
@@ -234,6 +244,16 @@ def _accept(config: Configuration, brought: _Brought) -> int:
     if database().row(_USE, values) is None:
         _check_used(values)
     return int(row.id)
+
+
+def _check_session(brought: _Brought) -> None:
+    if not consent_state.is_long_enough(brought.session):  # a browser that comes without its session, mostly
+        raise InvalidState("session")
+
+
+def _check_query(brought: _Brought) -> None:
+    if not (_CODE.fullmatch(brought.code.reveal()) and _REALM.fullmatch(brought.realm_id.reveal())):
+        raise InvalidState("malformed")
 
 
 _USE = """
@@ -271,21 +291,16 @@ def _hidden(given: str) -> Secret:
 
 
 def _goal(db: Database, connection: int | str, *, environment: str | None, client_id: str | None) -> _Goal:
-    kind, name = connection_names.understood(connection)
-    if kind is Kind.REALM:
-        raise UnknownConnection("A connection is named by our id, 7, or by one of yours, external:acme-1.")
+    kind, name = connection_names.for_consent(connection)
     by_external_id = "(SELECT connection_id FROM qbo.external_ids WHERE external_id = %(name)s)"
     row = db.row(
         "SELECT c.id, c.app_id, a.client_id FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id WHERE c.id = "  # noqa: S608  # constants
         + ("%(name)s" if kind is Kind.ID else by_external_id),
         {"name": name},
     )
-    external_id = None if kind is Kind.ID else str(name)
     if row is not None:
-        return _Goal(row.app_id, row.client_id, row.id, external_id)
-    if external_id is None:
-        raise UnknownConnection(f"No connection has the id {name}: a new one is named external:…, by an id of yours.")
-    connection_names.check_new(external_id)
+        return _Goal(row.app_id, row.client_id, row.id, None if kind is Kind.ID else str(name))
+    external_id = connection_names.new(kind, name)
     apps = db.rows(
         "SELECT id, client_id FROM qbo.apps WHERE (%(environment)s::text IS NULL OR environment = %(environment)s)"
         " AND (%(client)s::text IS NULL OR client_id = %(client)s)",

@@ -52,11 +52,26 @@ def _possible(connection_id: int) -> int:
     return connection_id
 
 
-def check_new(external_id: str) -> None:
-    """Return if a new connection may be called so. The import may have brought others: they are read as they are.
+def for_consent(connection: int | str) -> tuple[Kind, int | str]:
+    """Return what `understood` does, for a consent: which company it is, the person says.
 
     Raises:
-        UnknownConnection: It holds control characters.
+        UnknownConnection: As `understood`, or it is named by its company.
     """
-    if _CONTROL.search(external_id):
+    kind, name = understood(connection)
+    if kind is Kind.REALM:
+        raise UnknownConnection("A connection is named by our id, 7, or by one of yours, external:acme-1.")
+    return kind, name
+
+
+def new(kind: Kind, name: int | str) -> str:
+    """Return the external id of a new connection. The import may have brought stranger ones: they are read as they are.
+
+    Raises:
+        UnknownConnection: It is an id of ours, or holds control characters.
+    """
+    if kind is Kind.ID:
+        raise UnknownConnection(f"No connection has the id {name}: a new one is named external:…, by an id of yours.")
+    if _CONTROL.search(str(name)):
         raise UnknownConnection("An external id of a new connection holds no control characters.")
+    return str(name)

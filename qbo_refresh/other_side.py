@@ -74,6 +74,22 @@ class OtherSide(Protocol):
         """Return what happened after an event, oldest first."""
 
 
+class Consents(Protocol):
+    """What a fake has in the place of Intuit's page and the worker's exchange."""
+
+    def link(self, connection: int | str, session: Secret, *, label: str | None) -> str:
+        """Return the address of a consent; raises UnknownConnection."""
+
+    def complete(self, code: Secret, state: str, realm_id: Secret, session: Secret) -> int:
+        """Return the id of the connection that got the grant; raises as `authorizing.complete`."""
+
+
+class _Fake(OtherSide, Protocol):
+    @property
+    def consents(self) -> Consents:
+        """What `authorize_url` and `complete` work on."""
+
+
 class _Real:
     """PostgreSQL and the broker."""
 
@@ -134,12 +150,17 @@ def _realm_hash(realm_id: str) -> bytes:
 
 
 _REAL = _Real()
-_fake: OtherSide | None = None
+_fake: _Fake | None = None
 
 
 def here() -> OtherSide:
     """Return the worker's side as this process reaches it."""
     return _fake or _REAL
+
+
+def fake_consents() -> Consents | None:
+    """Return what a fake has for consents; None on the real side, whose consents are `authorizing`'s."""
+    return None if _fake is None else _fake.consents
 
 
 def put_in_place(fake: Any) -> None:
