@@ -151,36 +151,67 @@ def with_access_token(
         timeout: As `access_token`.
 
     Raises:
-        TypeError: It has no such arguments.
+        TypeError: It has no such arguments, or its body runs after the call: `async def`, or a generator.
     """
 
     def decorate(wrapped: Callable[..., Any]) -> Callable[..., Any]:
-        signature = _without(wrapped, token_arg, connection_arg)
+        _check_runs_when_called(wrapped)
+        whole = inspect.signature(wrapped)
+        _check_arguments(wrapped, whole, token_arg, connection_arg)
+        callers = _without(whole, token_arg)
+
+        def run(bound: inspect.BoundArguments, token: AccessToken) -> Any:
+            given = _with(bound, whole, {token_arg: token})
+            return wrapped(*given.args, **given.kwargs)
 
         @functools.wraps(wrapped)
         def call(*args: Any, **kwargs: Any) -> Any:
-            bound = signature.bind(*args, **kwargs)
+            if token_arg in kwargs:  # it would pass as one of `**options`, and take the place of ours
+                raise TypeError(f"{_name(wrapped)} is given its {token_arg!r}: leave it out")
+            bound = callers.bind(*args, **kwargs)
             bound.apply_defaults()
             with access_token(bound.arguments[connection_arg], min_ttl=min_ttl, timeout=timeout) as token:
                 try:
-                    return wrapped(*args, **kwargs, **{token_arg: token})
+                    return run(bound, token)
                 except TokenRejected:
                     with reject(token, timeout=timeout) as another:
-                        return wrapped(*args, **kwargs, **{token_arg: another})
+                        return run(bound, another)
 
-        call.__signature__ = signature  # type: ignore[attr-defined]  # what Celery and others look at
+        call.__signature__ = callers  # type: ignore[attr-defined]  # what Celery and others look at
         return call
 
     return decorate if function is None else decorate(function)
 
 
-def _without(function: Callable[..., Any], token_arg: str, connection_arg: str) -> inspect.Signature:
-    signature = inspect.signature(function)
-    for name in (token_arg, connection_arg):
-        if name not in signature.parameters:
-            raise TypeError(f"{function.__qualname__} has no argument {name!r}: see with_access_token's options")
-    left = [parameter for name, parameter in signature.parameters.items() if name != token_arg]
-    return signature.replace(parameters=left)
+def _check_runs_when_called(function: Callable[..., Any]) -> None:
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(is_one(function) for is_one in kinds):
+        raise TypeError(
+            f"{_name(function)} is async or a generator: its body runs when the token is forgotten already. Take"
+            " access_token() within it."
+        )
+
+
+def _check_arguments(function: Callable[..., Any], signature: inspect.Signature, *names: str) -> None:
+    for name in names:
+        parameter = signature.parameters.get(name)
+        if parameter is None or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise TypeError(f"{_name(function)} has no argument {name!r}: see with_access_token's options")
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__qualname__", repr(function)))  # a functools.partial has none
+
+
+def _without(whole: inspect.Signature, token_arg: str) -> inspect.Signature:
+    return whole.replace(parameters=[each for name, each in whole.parameters.items() if name != token_arg])
+
+
+def _with(bound: inspect.BoundArguments, whole: inspect.Signature, token: dict[str, Any]) -> inspect.BoundArguments:
+    """Return the same arguments with the token in its place, wherever the function has it."""
+    given = whole.bind_partial()
+    given.arguments.update(bound.arguments | token)
+    return given
 
 
 @contextlib.contextmanager

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from qbo_refresh import broker, configuration, consent_state, names, watching
+from qbo_refresh import broker, configuration, connection_names, consent_state, names, other_side, watching
+from qbo_refresh.connection_names import LONGEST, Kind
 from qbo_refresh.database import Database, DatabaseAway, database
 from qbo_refresh.errors import (
     ConfigurationError,
     ConsentFailed,
     InvalidState,
     TemporarilyUnavailable,
-    UnknownConnection,
     WrongRealm,
 )
 from qbo_refresh.sealing import Field, authorization_place
@@ -78,19 +78,25 @@ def authorize_url(
 
     Args:
         connection: Our id, or `external:…`. An external id that is new makes a new connection of that name.
+            It has at most 200 characters, and no control characters.
         session_nonce: A random string that this browser's session keeps, 16 characters at least: the callback must come
             from the same session.
-        label: What people call a new connection.
+        label: What people call a new connection, in 200 characters at most.
         environment: Of a new connection, if the worker has several apps; `production` or `sandbox`.
         client_id: The same.
 
     Raises:
         UnknownConnection: No connection has this id, or it is no name.
+        ValueError: The session's nonce is too short, or an argument is no text that PostgreSQL can hold.
         ConfigurationError: INTUIT_REDIRECT_URL is missing, or it is not clear which app a new connection is for.
         TemporarilyUnavailable: PostgreSQL is away.
     """
     session = _hidden(session_nonce)
     del session_nonce
+    _check_given(session, label=label, environment=environment, client_id=client_id)
+    fake = other_side.fake_consents()
+    if fake is not None:
+        return fake.link(connection, session, label=label)
     config = configuration.current()
     if config.redirect_url is None:
         raise ConfigurationError(
@@ -119,11 +125,6 @@ def begin(
     redirect_url: str,
 ) -> str:
     """Do what `authorize_url` does, with a redirect URL of the caller's."""
-    if not consent_state.is_long_enough(session):
-        raise ValueError(
-            "session_nonce must be a random string of 16 characters or more that the browser's session keeps:"
-            " secrets.token_urlsafe() makes one."
-        )
     nonce = secrets.token_bytes(24)
     state, key_id = consent_state.signed(config, nonce, session)
     try:
@@ -145,14 +146,32 @@ def begin(
         )
     except DatabaseAway as error:
         raise TemporarilyUnavailable("database_unavailable", _RETRY_AFTER_S) from error
+    return link(config.authorize_url, client_id=goal.client_id, redirect_url=redirect_url, state=state)
+
+
+def link(page: str, *, client_id: str, redirect_url: str, state: str) -> str:
+    """Return the address of a consent at Intuit."""
     query = {
-        "client_id": goal.client_id,
+        "client_id": client_id,
         "response_type": "code",
         "scope": SCOPE,
         "redirect_uri": redirect_url,
         "state": state,
     }
-    return f"{config.authorize_url}?{urlencode(query)}"
+    return f"{page}?{urlencode(query)}"
+
+
+def _check_given(session: Secret, **texts: str | None) -> None:
+    if not consent_state.is_long_enough(session):
+        raise ValueError(
+            "session_nonce must be a random string of 16 characters or more that the browser's session keeps:"
+            " secrets.token_urlsafe() makes one."
+        )
+    for argument, text in texts.items():
+        if text is not None and not connection_names.is_storable(text):
+            raise ValueError(
+                f"{argument} must be a text of at most {LONGEST} characters, without NUL and half surrogates."
+            )
 
 
 def complete(code: str, state: str, realm_id: str, session_nonce: str, *, timeout: float = 10.0) -> Connected:
@@ -176,6 +195,11 @@ def complete(code: str, state: str, realm_id: str, session_nonce: str, *, timeou
     """
     brought = _Brought(_hidden(code), state, _hidden(realm_id), _hidden(session_nonce))
     del code, realm_id, session_nonce
+    fake = other_side.fake_consents()
+    if fake is not None:
+        _check_session(brought)
+        _check_query(brought)
+        return Connected(fake.complete(brought.code, brought.state, brought.realm_id, brought.session))
     try:
         authorization_id = _accept(configuration.current(), brought)
         return _wait(database(), authorization_id, until=time.monotonic() + timeout)
@@ -196,11 +220,9 @@ def accept(config: Configuration, code: str, state: str, realm_id: str, session_
 
 
 def _accept(config: Configuration, brought: _Brought) -> int:
-    if not consent_state.is_long_enough(brought.session):  # a browser that comes without its session, mostly
-        raise InvalidState("session")
+    _check_session(brought)
     nonce, key_id = consent_state.verified(config, brought.state, brought.session)
-    if not (_CODE.fullmatch(brought.code.reveal()) and _REALM.fullmatch(brought.realm_id.reveal())):
-        raise InvalidState("malformed")
+    _check_query(brought)
     values: dict[str, Any] = {
         "state": consent_state.nonce_hash(nonce),
         "session": consent_state.session_hash(config, brought.session, key_id),
@@ -222,6 +244,16 @@ def _accept(config: Configuration, brought: _Brought) -> int:
     if database().row(_USE, values) is None:
         _check_used(values)
     return int(row.id)
+
+
+def _check_session(brought: _Brought) -> None:
+    if not consent_state.is_long_enough(brought.session):  # a browser that comes without its session, mostly
+        raise InvalidState("session")
+
+
+def _check_query(brought: _Brought) -> None:
+    if not (_CODE.fullmatch(brought.code.reveal()) and _REALM.fullmatch(brought.realm_id.reveal())):
+        raise InvalidState("malformed")
 
 
 _USE = """
@@ -259,23 +291,16 @@ def _hidden(given: str) -> Secret:
 
 
 def _goal(db: Database, connection: int | str, *, environment: str | None, client_id: str | None) -> _Goal:
-    name = str(connection)
-    kind, separator, value = name.partition(":")
-    if not separator and re.fullmatch(r"[0-9]{1,18}", name):
-        where = "c.id = %(name)s"
-    elif kind == "external" and value:
-        where = "c.id = (SELECT connection_id FROM qbo.external_ids WHERE external_id = %(name)s)"
-    else:
-        # Not repeated: it may be a realm id.
-        raise UnknownConnection("A connection is named by our id, 7, or by one of yours, external:acme-1.")
+    kind, name = connection_names.for_consent(connection)
+    by_external_id = "(SELECT connection_id FROM qbo.external_ids WHERE external_id = %(name)s)"
     row = db.row(
-        f"SELECT c.id, c.app_id, a.client_id FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id WHERE {where}",  # noqa: S608  # constants
-        {"name": value or int(name)},
+        "SELECT c.id, c.app_id, a.client_id FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id WHERE c.id = "  # noqa: S608  # constants
+        + ("%(name)s" if kind is Kind.ID else by_external_id),
+        {"name": name},
     )
     if row is not None:
-        return _Goal(row.app_id, row.client_id, row.id, value if separator else None)
-    if not separator:
-        raise UnknownConnection(f"No connection has the id {name}: a new one is named external:…, by an id of yours.")
+        return _Goal(row.app_id, row.client_id, row.id, None if kind is Kind.ID else str(name))
+    external_id = connection_names.new(kind, name)
     apps = db.rows(
         "SELECT id, client_id FROM qbo.apps WHERE (%(environment)s::text IS NULL OR environment = %(environment)s)"
         " AND (%(client)s::text IS NULL OR client_id = %(client)s)",
@@ -286,7 +311,7 @@ def _goal(db: Database, connection: int | str, *, environment: str | None, clien
             "It is not clear which Intuit app a new connection is for: "
             + ("the worker has several; name environment and client_id." if apps else "start the worker once.")
         )
-    return _Goal(apps[0].id, apps[0].client_id, None, value)
+    return _Goal(apps[0].id, apps[0].client_id, None, external_id)
 
 
 _OUTCOME = """

@@ -152,11 +152,19 @@ def _translated(error: psycopg.Error) -> Exception:
         )
     if state == _NO_PRIVILEGE:
         return ConfigurationError("The role of DATABASE_URL may not do this: see `qbo-refresh roles`.")
-    if state is None or state[:2] in ("08", "57"):
+    if _is_cut_off(error):
         return _Stale()
-    if may_pass(state):
+    if state is not None and may_pass(state):
         return DatabaseAway(f"PostgreSQL cannot do this now (SQLSTATE {state}).")
     return error
+
+
+def _is_cut_off(error: psycopg.Error) -> bool:
+    if error.sqlstate is not None:
+        return error.sqlstate[:2] in ("08", "57")
+    # Of its own accord the driver also raises for parameters that it cannot send: those never pass. Of the plain class
+    # is what libpq says where the server has said nothing: a connection that was lost while the answer was read.
+    return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)) or type(error) is psycopg.DatabaseError
 
 
 _database: Database | None = None

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qbo_refresh import configuration, names, outbox
+from qbo_refresh import configuration, connection_names, names, outbox
+from qbo_refresh.connection_names import Kind
 from qbo_refresh.database import database
 from qbo_refresh.errors import ConfigurationError, UnknownConnection
 from qbo_refresh.secret import Secret
@@ -39,7 +40,6 @@ _BY_EXTERNAL_ID = _READ.format(
     name="c.id = (SELECT x.connection_id FROM qbo.external_ids x WHERE x.external_id = %(name)s)"
 )
 _BY_REALM = _READ.format(name="c.realm_hash = %(name)s")
-_LARGEST_ID = 2**63 - 1
 
 _COUNT_MISSED = """
 INSERT INTO qbo.missed_runs AS m (connection_id, runs)
@@ -72,6 +72,22 @@ class OtherSide(Protocol):
 
     def events(self, after: int, limit: int) -> Sequence[OutboxEvent]:
         """Return what happened after an event, oldest first."""
+
+
+class Consents(Protocol):
+    """What a fake has in the place of Intuit's page and the worker's exchange."""
+
+    def link(self, connection: int | str, session: Secret, *, label: str | None) -> str:
+        """Return the address of a consent; raises UnknownConnection."""
+
+    def complete(self, code: Secret, state: str, realm_id: Secret, session: Secret) -> int:
+        """Return the id of the connection that got the grant; raises as `authorizing.complete`."""
+
+
+class _Fake(OtherSide, Protocol):
+    @property
+    def consents(self) -> Consents:
+        """What `authorize_url` and `complete` work on."""
 
 
 class _Real:
@@ -116,17 +132,14 @@ class _Real:
 
 def _name(connection: int | str) -> tuple[str, Any, str]:
     """Return statement, value and words for a connection's name."""
-    if isinstance(connection, int) and not isinstance(connection, bool):
-        return _BY_ID, min(connection, _LARGEST_ID), f"the id {connection}"
-    if isinstance(connection, str):
-        kind, _, value = connection.partition(":")
-        if connection.isascii() and connection.isdigit():
-            return _BY_ID, min(int(connection), _LARGEST_ID), f"the id {connection}"
-        if kind == "external" and value:
+    kind, value = connection_names.understood(connection)
+    match kind:
+        case Kind.ID:
+            return _BY_ID, value, f"the id {value}"
+        case Kind.EXTERNAL:
             return _BY_EXTERNAL_ID, value, f"the external id {value!r}"
-        if kind == "realm" and value:
-            return _BY_REALM, _realm_hash(value), "this realm id"
-    raise UnknownConnection("That is no name of a connection: use 7, external:acme-1 or realm:….")
+        case Kind.REALM:
+            return _BY_REALM, _realm_hash(str(value)), "this realm id"
 
 
 def _realm_hash(realm_id: str) -> bytes:
@@ -137,12 +150,17 @@ def _realm_hash(realm_id: str) -> bytes:
 
 
 _REAL = _Real()
-_fake: OtherSide | None = None
+_fake: _Fake | None = None
 
 
 def here() -> OtherSide:
     """Return the worker's side as this process reaches it."""
     return _fake or _REAL
+
+
+def fake_consents() -> Consents | None:
+    """Return what a fake has for consents; None on the real side, whose consents are `authorizing`'s."""
+    return None if _fake is None else _fake.consents
 
 
 def put_in_place(fake: Any) -> None:

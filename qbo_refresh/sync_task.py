@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 IGNORED = "IGNORED"  # Celery's own word for the state
 
 
+class _Unknown(Exception):  # as all of ours
+    """Nobody knows whether the syncs are paused, and the run is to be skipped."""
+
+
 class SyncTask(Task):  # type: ignore[type-arg]  # generic in the stubs alone
     """Use it as `@app.task(base=SyncTask)`; the function takes the connection as one of its arguments.
 
@@ -31,8 +35,8 @@ class SyncTask(Task):  # type: ignore[type-arg]  # generic in the stubs alone
     Attributes:
         connection_arg: Which argument is the connection: our id, `external:…` or `realm:…`.
         when_database_is_away: What becomes of a run when PostgreSQL cannot say whether it is paused. `retry` sends it
-            again for `database_retry_after` later and spends none of the task's own retries; `skip` ignores it,
-            uncounted; `run` begins it all the same.
+            again for `database_retry_after` later and spends none of the task's own retries; `skip` ignores it
+            as a paused one, but uncounted; `run` begins it all the same.
         database_retry_after: How much later.
     """
 
@@ -58,10 +62,9 @@ class SyncTask(Task):  # type: ignore[type-arg]  # generic in the stubs alone
                 raise
             with contextlib.suppress(QboRefreshError):  # the run is over, whether it could be counted or not
                 other_side.here().count_missed(paused.connection_id)
-            self._show_ignored(", ".join(paused.reasons))
-            if self.request.chord:
-                return None
-            raise Ignore(str(paused)) from None
+            return self._ignored(", ".join(paused.reasons))
+        except _Unknown as unknown:
+            return self._ignored(str(unknown))
 
     def _check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         connection = self._connection(args, kwargs)
@@ -86,12 +89,21 @@ class SyncTask(Task):  # type: ignore[type-arg]  # generic in the stubs alone
         if self.when_database_is_away == "run":
             return
         if self.when_database_is_away == "skip":
-            self._show_ignored(reason)
-            raise Ignore(reason)
+            raise _Unknown(reason)
         seconds = round(self.database_retry_after.total_seconds())
         # Not `self.retry`: an outage of ours must not use up the retries that the host has for its own.
         self.signature_from_request(countdown=seconds, retries=self.request.retries).apply_async()
         raise Retry(reason, when=seconds)  # type: ignore[arg-type]  # a number it is
+
+    def _ignored(self, reason: str) -> None:
+        """End a run that is skipped, for whatever reason.
+
+        Raises:
+            Ignore: Unless it is in a chord.
+        """
+        self._show_ignored(reason)
+        if not self.request.chord:
+            raise Ignore(reason) from None
 
     def _show_ignored(self, reason: str) -> None:
         """Have Flower and the result backend show the state: Celery itself leaves an ignored run at STARTED."""

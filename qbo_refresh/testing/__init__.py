@@ -17,16 +17,20 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from qbo_refresh import other_side
+from qbo_refresh import connection_names, other_side
+from qbo_refresh.connection_names import Kind
 from qbo_refresh.errors import UnknownConnection
 from qbo_refresh.outbox import OutboxEvent
 from qbo_refresh.sealing import Field, Keyring, Place, realm_place
 from qbo_refresh.secret import Secret
 from qbo_refresh.standing import Standing
 from qbo_refresh.status import Hold, Status
+from qbo_refresh.testing.consents import FakeConsents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from qbo_refresh.errors import QboRefreshError
 
 _ENVIRONMENT = "sandbox"
 _LIFETIME = timedelta(hours=1)
@@ -40,6 +44,7 @@ class FakeConnections:
         asked: The connections for which a refresh was asked, in order.
         missed: Connection → how many of its runs a SyncTask has skipped.
         hinted: The connections for which `disconnect_hint` asked, in order.
+        consents: What `authorize_url` and `complete` work on.
     """
 
     def __init__(self) -> None:
@@ -47,6 +52,7 @@ class FakeConnections:
         self.asked: list[int] = []
         self.missed: dict[int, int] = {}
         self.hinted: list[int] = []
+        self.consents = FakeConsents(self)
         self._standings: dict[int, Standing] = {}
         self._names: dict[str, int] = {}
         self._failing: dict[int, str] = {}
@@ -100,6 +106,13 @@ class FakeConnections:
                 self._failing[connection_id] = reason
             self._standings[connection_id] = replace(self.read(connection_id), pause=None)
 
+    def fail_consents(self, error: QboRefreshError | None) -> None:
+        """Let consents that are completed end in this error from now on; None for no longer.
+
+        A `ConsentFailed` or `WrongRealm` stays what that state has come to; a `TemporarilyUnavailable` does not.
+        """
+        self.consents.error = error
+
     def emit(self, event: str, connection_id: int | None = None, **payload: Any) -> None:
         """Let something happen, for `qbo_refresh.events`."""
         with self._lock:
@@ -109,8 +122,9 @@ class FakeConnections:
     def read(self, connection: int | str) -> Standing:
         """Return how a connection stands; for the calls."""
         with self._lock:
-            found = self._names.get(str(connection), connection)
-            standing = self._standings.get(int(found) if str(found).isdigit() else -1)
+            kind, name = connection_names.understood(connection)
+            known = int(name) if kind is Kind.ID else self._names.get(f"{kind}:{name}", 0)
+            standing = self._standings.get(known)
         if standing is None:
             raise UnknownConnection(f"No connection of this test is called {connection!r}.")
         return standing
@@ -122,8 +136,7 @@ class FakeConnections:
     def disconnect(self, connection_id: int, external_id: str | None) -> None:
         """End a connection, or one of several external ids of it; for the call of that name."""
         with self._lock:
-            mine = [name for name, its in self._names.items() if its == connection_id and name.startswith("external:")]
-            if external_id is not None and len(mine) > 1:
+            if external_id is not None and len(self._external_ids(connection_id)) > 1:
                 del self._names[f"external:{external_id}"]
             else:
                 self._standings[connection_id] = replace(self.read(connection_id), holds=())
@@ -143,6 +156,27 @@ class FakeConnections:
         """Return what happened; for the call of that name."""
         with self._lock:
             return [event for event in self._events if event.id > after][:limit]
+
+    def free_id(self) -> int:
+        """Return an id that no connection has; for consents."""
+        with self._lock:
+            return max(self._standings, default=0) + 1
+
+    def realm_id(self, connection_id: int) -> Secret:
+        """Return a connection's company; for consents."""
+        return self.keyring.open(self.read(connection_id).realm_id, realm_place(_ENVIRONMENT, connection_id))
+
+    def called(self, connection_id: int) -> str:
+        """Return what a person would call a connection; for consents."""
+        with self._lock:
+            return min(self._external_ids(connection_id), default=f"connection {connection_id}")
+
+    def _external_ids(self, connection_id: int) -> list[str]:
+        return [
+            name.removeprefix("external:")
+            for name, its in self._names.items()
+            if its == connection_id and name.startswith("external:")
+        ]
 
     def _ask(self, connection_id: int, _min_ttl_s: float | None) -> None:
         with self._lock:

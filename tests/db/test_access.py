@@ -82,6 +82,47 @@ def test_a_name_that_nothing_has_is_an_error_of_its_own(connected: Connected, na
     assert "realm:1" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            f"{kind}:{value}"
+            for kind in ("external", "realm")
+            for value in ("a\0b", "a\ud800b", "x" * 201, "x" * 10**7)
+        ),
+        *("9" * 30, "9" * 5000, 10**5000, -(10**5000), "7\0", "7\ud800"),
+    ],
+    ids=lambda name: f"{name if isinstance(name, str) else 'number'!r:.20}",
+)
+@pytest.mark.usefixtures("connected")
+def test_a_name_that_nothing_can_have_is_unknown_to_every_call(name: Any) -> None:
+    calls = (
+        qbo_refresh.access_token,
+        qbo_refresh.ensure_syncable,
+        qbo_refresh.disconnect,
+        qbo_refresh.disconnect_hint,
+    )
+    for call in calls:
+        with pytest.raises(UnknownConnection) as caught:
+            call(name)
+        assert len(str(caught.value)) < 100
+
+
+@pytest.mark.parametrize("value", ["a\0b", "a\ud800b", "x" * 10**4])
+def test_an_external_id_that_nothing_can_have_leaves_no_connection(connected: Connected, value: str) -> None:
+    with pytest.raises(UnknownConnection):
+        qbo_refresh.disconnect(connected.id, external_id=value)
+
+
+def test_an_external_id_of_the_longest_that_the_import_takes_is_read(fleet: Fleet, connected: Connected) -> None:
+    longest = "ü" * 200
+    fleet.db.execute(
+        "INSERT INTO qbo.external_ids (external_id, connection_id) VALUES (%(name)s, %(id)s)",
+        {"id": connected.id, "name": longest},
+    )
+    assert qbo_refresh.ensure_syncable(f"external:{longest}") == connected.id
+
+
 # What is asked with the broker away: a token that has to be renewed is not to be had.
 @pytest.mark.parametrize(
     ("status", "held", "left_min", "expected"),

@@ -98,6 +98,11 @@ def test_a_database_that_is_away_is_said_in_words_that_quote_nothing(config: Con
         assert caught.value.__suppress_context__
 
 
+def test_a_value_that_the_driver_cannot_send_is_no_database_that_is_away(way: Database) -> None:
+    with pytest.raises(psycopg.DataError):
+        way.rows("SELECT %(text)s::text", {"text": "a\0b"})
+
+
 def test_another_schema_and_a_database_without_tables_are_told_apart(way: Database, config: Configuration) -> None:
     assert way.rows("SELECT id FROM qbo.connections", {}) == []
     elsewhere = Database(replace(config, schema="elsewhere"))

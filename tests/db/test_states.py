@@ -3,7 +3,7 @@ from __future__ import annotations
 import base64
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -178,8 +178,46 @@ def test_a_callback_that_lacks_a_part_of_its_query_is_refused(fleet: Fleet, cons
 @pytest.mark.usefixtures("consents")
 @pytest.mark.parametrize("name", [7, "7", "realm:1", ""])
 def test_a_link_for_what_is_not_there_is_refused(name: int | str) -> None:
-    with pytest.raises(UnknownConnection, match=r"No connection has the id 7|is named by our id"):
+    with pytest.raises(
+        UnknownConnection, match=r"No connection has the id 7|is named by our id|no name of a connection"
+    ):
         qbo_refresh.authorize_url(name, SESSION)
+
+
+@pytest.mark.usefixtures("consents")
+@pytest.mark.parametrize("value", ["a\0b", "a\tb", "a\x85b", "a\ud800b", "x" * 201])
+def test_no_link_is_made_for_a_new_name_that_nothing_should_be_called(fleet: Fleet, value: str) -> None:
+    with pytest.raises(UnknownConnection):
+        qbo_refresh.authorize_url(f"external:{value}", SESSION)
+    assert rows(fleet) == []
+
+
+@pytest.mark.usefixtures("consents")
+def test_a_name_with_control_characters_that_the_import_has_brought_is_reconnected(fleet: Fleet) -> None:
+    (connected,) = fleet.connect()
+    fleet.db.execute(
+        "INSERT INTO qbo.external_ids (external_id, connection_id) VALUES ('a\tb', %(id)s)", {"id": connected.id}
+    )
+    assert qbo_refresh.authorize_url("external:a\tb", SESSION)
+
+
+@pytest.mark.usefixtures("consents")
+@pytest.mark.parametrize("argument", ["label", "environment", "client_id"])
+@pytest.mark.parametrize("value", ["a\0b", "a\ud800b", "x" * 201])
+def test_an_argument_that_no_column_can_hold_is_refused_as_such(argument: str, value: str) -> None:
+    options: dict[str, Any] = {argument: value}
+    with pytest.raises(ValueError, match=f"{argument} must be a text"):
+        qbo_refresh.authorize_url("external:new", SESSION, **options)
+
+
+def test_half_a_surrogate_pair_in_what_a_browser_brings_is_refused_as_another_session(
+    fleet: Fleet, consents: Consents
+) -> None:
+    (connected,) = fleet.connect()
+    brought = consents.consent(connected.id, connected.realm_id)
+    with pytest.raises(InvalidState) as raised:
+        qbo_refresh.complete(brought.code, brought.state, connected.realm_id, SESSION + "\ud800")
+    assert raised.value.reason == "signature"
 
 
 @pytest.mark.usefixtures("consents")

@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from celery import chord
+from celery import chain, chord
 
 from tests.support.hosts import host_variables
 from tests.support.processes import PATIENCE_S, ROOT, Program, eventually
@@ -37,6 +37,7 @@ POOLS = [
         marks=pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed"),
     ),
 ]
+AWAY = {"QBO_DATABASE_URL": "postgresql://user:password@127.0.0.1:1/name"}
 
 
 class Host:
@@ -168,12 +169,42 @@ def test_in_a_chord_a_paused_run_does_not_keep_the_others_waiting(
     assert missed(fleet, paused) == 1
 
 
+def test_in_a_chord_a_run_that_is_skipped_without_postgresql_does_not_keep_the_others_waiting(
+    start_host: Callable[..., Host], fleet: Fleet
+) -> None:
+    (connected,) = fleet.connect()
+    host = start_host(POOLS[0], **AWAY)
+    header = [
+        host.app.signature(f"host.{name}", args=(connected.id,), queue="host")
+        for name in ("sync_anyway", "sync_or_not")
+    ]
+    body = host.app.signature("host.total", queue="host")
+    assert chord(header, app=host.app)(body).get(timeout=PATIENCE_S) == [None, None]
+    assert host.notes() == [f"anyway {connected.id}"]
+
+
+@pytest.mark.parametrize(("name", "variables"), [("sync", {}), ("sync_or_not", AWAY)], ids=["paused", "away"])
+def test_a_run_that_is_skipped_ends_its_chain(
+    start_host: Callable[..., Host], fleet: Fleet, *, name: str, variables: dict[str, str]
+) -> None:
+    healthy, paused = fleet.connect(2)
+    hold(fleet, paused)
+    host = start_host(("-P", "prefork", "-c", "1"), **variables)
+    skipped = host.app.signature(f"host.{name}", args=(paused.id,), queue="host")
+    after = host.app.signature("host.sync_anyway", args=(healthy.id,), queue="host", immutable=True)
+    run: Any = chain(skipped, after, app=host.app).apply_async().parent
+    eventually(lambda: run.state == "IGNORED")
+    # One at a time: what the skipped run sent at its end would come before the second of these.
+    for _ in range(2):
+        host.send("host.sync_anyway", healthy.id).get(timeout=PATIENCE_S)
+    assert host.notes() == [f"anyway {healthy.id}"] * 2
+
+
 def test_without_postgresql_each_task_does_what_it_is_set_to_and_by_default_comes_again(
     start_host: Callable[..., Host], fleet: Fleet
 ) -> None:
     (connected,) = fleet.connect()
-    away = {"QBO_DATABASE_URL": "postgresql://user:password@127.0.0.1:1/name"}
-    host = start_host(POOLS[1], **away)
+    host = start_host(POOLS[1], **AWAY)
     later, skipped = host.send("host.sync", connected.id), host.send("host.sync_or_not", connected.id)
     host.send("host.sync_anyway", connected.id).get(timeout=PATIENCE_S)
     eventually(lambda: later.state == "RETRY")
