@@ -80,7 +80,7 @@ def take(db: Database, config: Settings) -> Health:
         control=figures.control(db),
         known=control_row.look(db, lease=config.pace.lease),
         apps=apps,
-        totals=figures.totals(db),
+        totals=figures.totals(db, held_here or ()),
         keys=None if held_here is None else {each.app_id: each.secret_hashes for each in held_here},
         queue_lengths=lengths,
         redis_trouble=trouble,

@@ -6,12 +6,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qbo_refresh.status import Outcome
+from worker import settings
+from worker.attempt import Trigger
 from worker.errors import ClientRejected
+from worker.refresh import refresh
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.attempts import Attempts
     from tests.support.commands import Run
     from tests.support.fleet import Fleet
+    from worker.runtime import Runtime
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ def test_it_tells_which_secret_is_refused_and_how_many_still_used_the_old_one(
     run: Run, fleet: Fleet, one: Attempts
 ) -> None:
     blocked(fleet, one, 0)
-    fleet.update(None, "last_secret = 'previous'")
+    fleet.update(None, "last_secret = 'another'")
     status, out, _ = run("app", "--json")
     found = json.loads(out)
     assert (status, found["secrets_here"], found["refreshed_with_previous_secret"]) == (0, 2, 1)
@@ -41,8 +48,32 @@ def test_it_tells_which_secret_is_refused_and_how_many_still_used_the_old_one(
     assert "current secret, since" in out
     assert "previous secret, since" in out
     assert "the-one-before" not in out
-    assert "1 refreshed last with the previous secret" in out
+    assert "1 refreshed last with another secret than the one in use" in out
     assert json.loads(run("status", "--json")[1])["refreshed_with_previous_secret"] == 1
+
+
+def test_after_a_rotation_all_count_until_each_was_refreshed_with_the_new_secret(
+    run: Run, fleet: Fleet, start_worker: Callable[..., Runtime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Seen when the row kept the secret's role: nobody counted at once, before the new secret had ever worked.
+    connected = fleet.connect(3)
+    old = fleet.simulator.client_secret
+    before = start_worker(INTUIT_CLIENT_SECRET_PREVIOUS="")
+    for each in connected:
+        assert refresh(before.refresher, each.id, trigger=Trigger.SWEEP).outcome is Outcome.REFRESHED
+    monkeypatch.setenv("QBO_INTUIT_CLIENT_SECRET", "the new one")
+    monkeypatch.setenv("QBO_INTUIT_CLIENT_SECRET_PREVIOUS", old)
+    settings.load.cache_clear()
+
+    def still() -> int:
+        return int(json.loads(run("status", "--json")[1])["refreshed_with_previous_secret"])
+
+    assert still() == 3
+    fleet.simulator.set_secrets("the new one", old)
+    fleet.let_pass(timedelta(days=2))
+    after = start_worker(INTUIT_CLIENT_SECRET="the new one", INTUIT_CLIENT_SECRET_PREVIOUS=old)
+    assert refresh(after.refresher, connected[0].id, trigger=Trigger.SWEEP).outcome is Outcome.REFRESHED
+    assert still() == 2
 
 
 def test_another_deployments_blocked_secret_is_told_apart(run: Run, fleet: Fleet, one: Attempts) -> None:

@@ -98,7 +98,7 @@ def test_what_was_known_of_the_old_grant_goes_with_it(fleet: Fleet, consents: Co
     row = fleet.row(connected.id)
     assert (row.status, row.in_doubt, row.suspect_since, row.needs_reauth_since) == ("active", False, None, None)
     assert (row.failures, row.not_before, row.queued_until, row.expiry_told_days) == (0, None, None, None)
-    assert (row.second_writer_at, row.last_secret, row.last_reason) == (None, "current", None)
+    assert (row.second_writer_at, row.last_reason) == (None, None)
     assert bytes(row.known_fingerprint) == bytes(row.refresh_token_fingerprint)
     assert (row.previous_refresh_token, row.previous_refresh_token_fingerprint) == (None, None)
     assert row.hard_expires_at > row.refresh_expires_at

@@ -33,9 +33,10 @@ def app(context: click.Context, *, as_json: bool) -> None:
     config = settings.load()
     with open_database(config) as db:
         found = totals.app_states(db)
-        counted = totals.totals(db)
+        mine = held.secrets(found, config) or ()
+        counted = totals.totals(db, mine)
         at = totals.control(db).at
-    keys = {each.app_id: each for each in held.secrets(found, config) or ()}
+    keys = {each.app_id: each for each in mine}
     if not found and not as_json:
         click.echo("No apps yet: the first worker or the first import makes them.")
     for number, each in enumerate(found):
@@ -96,7 +97,7 @@ def _told(each: AppState, facts: dict[str, Any], at: datetime) -> list[str]:
     lines.append(f"  connections  {counts or 'none'}")
     old = facts["refreshed_with_previous_secret"]
     if facts["secrets_here"] > 1 or old:
-        lines.append(f"  old secret   {old} refreshed last with the previous secret")
+        lines.append(f"  old secret   {old} refreshed last with another secret than the one in use")
     lines.append(f"  last sweep   {from_now(each.swept_at, at) or 'never'}")
     return lines
 

@@ -78,7 +78,9 @@ SELECT now() AS at, c.id, a.environment, a.client_id, c.label,
        c.lease_id IS NOT NULL AND c.leased_until > now() AS is_leased, c.leased_until, c.in_doubt,
        c.attempt_began_at, c.attempt_worker, c.next_refresh_at, c.not_before,
        c.due_at, c.queued_until, c.frozen, c.taken_over, c.failures, c.suspect_since,
-       c.needs_reauth_since, c.last_refreshed_at, c.last_secret, c.last_outcome, c.last_reason, c.created_at,
+       c.needs_reauth_since, c.last_refreshed_at,
+       (SELECT r.secret FROM qbo.refresh_attempts r WHERE r.connection_id = c.id AND r.outcome = 'refreshed'
+        ORDER BY r.began_at DESC LIMIT 1) AS last_secret, c.last_outcome, c.last_reason, c.created_at,
        a.throttled_until,
        COALESCE(g.frozen, false) AS everything_frozen, g.frozen_reason,
        (SELECT min(b.probe_at) FROM qbo.app_blocks b WHERE b.app_id = a.id AND b.blocked_at IS NOT NULL) AS probe_at

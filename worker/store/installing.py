@@ -95,7 +95,7 @@ UPDATE qbo.connections c SET
     access_expires_at = now() - %(ago)s::interval + %(access_lifetime)s::interval,
     refresh_expires_at = now() - %(ago)s::interval + %(refresh_lifetime)s::interval,
     hard_expires_at = now() - %(ago)s::interval + %(hard_lifetime)s::interval,
-    expiry_told_days = NULL, second_writer_at = NULL, last_secret = %(secret)s,
+    expiry_told_days = NULL, second_writer_at = NULL, last_secret = encode(%(secret_hash)s::bytea, 'hex'),
     lease_id = NULL, leased_until = NULL, in_doubt = false, queued_until = NULL,
     failures = 0, suspect_since = NULL, needs_reauth_since = NULL, not_before = NULL, taken_over = true,
     next_refresh_at = now() + %(next_refresh_in)s::interval, last_refreshed_at = now(),
@@ -153,6 +153,7 @@ def _put(
         "intuit_tid": record.intuit_tid,
         "posts": record.posts,
         "secret": record.secret,
+        "secret_hash": record.secret_hash,
         "exposed_us": record.exposed_us,
     }
     db.execute(_PUT, values)

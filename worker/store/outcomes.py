@@ -48,7 +48,8 @@ _SET_TOKENS = f"""
             THEN c.hard_expires_at
         ELSE COALESCE(now() - %(answered_ago)s::interval + %(hard_lifetime)s::interval, c.hard_expires_at) END,
     expiry_told_days = COALESCE(%(expiry_told_days)s::smallint, c.expiry_told_days),
-    last_secret = %(secret)s, needs_reauth_since = NULL, not_before = NULL, failures = 0, status = 'active',
+    last_secret = encode(%(secret_hash)s::bytea, 'hex'), needs_reauth_since = NULL, not_before = NULL, failures = 0,
+    status = 'active',
     next_refresh_at = now() + %(next_refresh_in)s::interval, last_refreshed_at = now(),
     last_outcome = 'refreshed', last_reason = %(reason)s
 """

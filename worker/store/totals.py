@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from worker.attempt import Keys
     from worker.database import Database
 
 LATE = timedelta(hours=2)
@@ -37,7 +38,7 @@ class Total:
         expires: The nearest end of a grant.
         expiring: Grants that end within `EXPIRES_SOON`, though they are refreshed.
         impossible_leases: Those whose lease ends later than any can.
-        previous_secret: Those that were refreshed last with the client secret before the one in use.
+        previous_secret: Those that were refreshed last with another client secret than the one in use here.
         second_writers: Those of whose grant somebody else was seen to have a newer token, within `WRITER_RECENT`.
     """
 
@@ -78,17 +79,31 @@ SELECT app_id, status, last_outcome, count(*) AS connections, count(next_refresh
        count(*) FILTER (WHERE status IN ('active', 'suspect')
                         AND hard_expires_at <= now() + %(soon)s::interval) AS hard_expiring,
        count(*) FILTER (WHERE leased_until > now() + %(longest)s::interval) AS impossible_leases,
-       count(*) FILTER (WHERE status IN ('active', 'suspect') AND last_secret = 'previous') AS previous_secret,
+       count(*) FILTER (WHERE status IN ('active', 'suspect') AND app_id = ANY (%(apps)s)
+                        AND last_secret <> ALL (%(current)s::text[])) AS previous_secret,
        count(*) FILTER (WHERE second_writer_at > now() - %(writer)s::interval) AS second_writers
 FROM qbo.connections GROUP BY app_id, status, last_outcome
 """
 
 
-def totals(db: Database) -> Sequence[Total]:
-    """Count the fleet in one pass over the table."""
+def totals(db: Database, keys: Sequence[Keys]) -> Sequence[Total]:
+    """Count the fleet in one pass over the table.
+
+    Args:
+        db: The database.
+        keys: Of the apps whose secrets are here: which secret is the one in use.
+    """
     rows = db.execute(
         _TOTALS,
-        {"late": LATE, "stale": STALE, "soon": EXPIRES_SOON, "longest": LONGEST_LEASE, "writer": WRITER_RECENT},
+        {
+            "late": LATE,
+            "stale": STALE,
+            "soon": EXPIRES_SOON,
+            "longest": LONGEST_LEASE,
+            "writer": WRITER_RECENT,
+            "apps": [each.app_id for each in keys],
+            "current": [each.secret_hashes[0].hex() for each in keys],
+        },
     )
     return [Total(**row._mapping) for row in rows]  # noqa: SLF001  # SQLAlchemy's public name for it
 
