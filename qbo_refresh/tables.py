@@ -139,7 +139,7 @@ connections = sa.Table(
     sa.Column("suspect_since", _when),
     sa.Column("needs_reauth_since", _when),
     sa.Column("last_refreshed_at", _when),
-    # Hash, in hex, of the client secret that was accepted last: how many still have to be refreshed with the one in use.
+    # Hash, in hex, of the client secret that was accepted last: how many are still to be refreshed with the one in use.
     sa.Column("last_secret", sa.Text),
     sa.Column("last_outcome", sa.Text),
     sa.Column("last_reason", sa.Text),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from intuit_simulator import Simulator
+    from tests.support.commands import Run
     from tests.support.consents import Consents
     from tests.support.fleet import Fleet
     from worker.database import Database
@@ -172,3 +173,10 @@ def test_a_consents_copy_is_not_taken_for_a_connections_of_the_same_number(
     assert examined(settings)["escrow"].text == "1 sampled copies in Redis open"
     other = settings.model_copy(update={"token_keys": SecretStr(f"test:{sealing.new_key()}")})
     assert examined(other)["escrow"].state is State.WRONG
+
+
+def test_a_young_epoch_is_named_with_what_still_waits(fleet: Fleet, run: Run) -> None:
+    fleet.db.execute("UPDATE qbo.control SET epoch_since = now() - interval '3 hours'")
+    assert "verdicts wait, or for `qbo-refresh guard release`" in " ".join(run("doctor", "--offline")[1].split())
+    fleet.db.execute("UPDATE qbo.control SET epoch_since = now() - interval '25 hours'")
+    assert "verdicts wait" not in run("doctor", "--offline")[1]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from worker import reaching, schema
+from worker import policy, reaching, schema
 from worker.database import Database, DatabaseUnavailable
 from worker.doctor.patient import Skipped, Wrong
 from worker.store import control, inspection, totals
@@ -91,7 +91,10 @@ def identity(patient: Patient) -> str:
             )
         case Identity.QUIET:
             return f"it failed over or was restored just now: nothing is sent for one lease, then it goes on{blind}"
-    changed = f", since {known.epoch_since:%Y-%m-%d %H:%M %Z}" if known.epoch_since else ""
+    since = known.epoch_since
+    changed = f", since {since:%Y-%m-%d %H:%M %Z}" if since else ""
+    if since and inspection.now(patient.database()) - since < policy.DAY:
+        changed += " (for a day from then verdicts wait, or for `qbo-refresh guard release`; sweeps began slowly)"
     return f"the one that the control row knows, epoch {known.epoch}{changed}{blind}"
 
 
