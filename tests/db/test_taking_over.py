@@ -159,3 +159,13 @@ def test_an_export_leaves_out_what_an_old_refresher_has(fleet: Fleet, run: Run, 
 )
 def test_what_makes_no_sense_is_refused(run: Run, arguments: tuple[str, ...]) -> None:
     assert run(*arguments)[0] == 2
+
+
+def test_one_connection_that_is_thawed_slows_nobody_and_many_begin_slowly(fleet: Fleet, run: Run) -> None:
+    first, *_ = fleet.connect(3, label="eu")
+    control = "SELECT thawed_at IS NOT NULL AS slowly FROM qbo.control"
+    as_json(run, "freeze", "--label", "eu")
+    as_json(run, "thaw", str(first.id))
+    assert not fleet.db.execute(control).one().slowly
+    as_json(run, "thaw", "--label", "eu")
+    assert fleet.db.execute(control).one().slowly

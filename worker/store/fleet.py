@@ -76,7 +76,7 @@ def set_frozen(db: Database, choice: Choice, *, frozen: bool) -> int:
         f" WHERE frozen <> %(frozen)s AND {_CHOSEN}"
     )
     changed = db.execute(statement, _values(choice) | {"frozen": frozen}).rowcount
-    if changed and not frozen:
+    if not frozen and changed > 1:  # for one the whole fleet need not begin slowly
         db.execute("UPDATE qbo.control SET thawed_at = now()")
     return changed
 
