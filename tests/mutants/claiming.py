@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants.guard import Guard
+from tests.mutants.guard import Guard, corners
 
 _CLAIMS = "worker/store/claims.py"
 _REFRESH = "worker/refresh/__init__.py"
@@ -101,6 +101,15 @@ CLAIMING = (
         "claim.standing.suspect_since is not None or claim.is_new_epoch:",
         "claim.standing.suspect_since is not None:",
         ("tests/faults/test_epoch.py::test_row_25_a_restored_database_spends_no_stale_token_and_loses_none",),
+    ),
+    Guard(
+        "epoch: an attempt that died looked into no escrow",
+        _CLAIMS,
+        " OR c.lease_id IS NOT NULL AND NOT EXISTS (\n",
+        " OR false AND NOT EXISTS (\n",
+        corners(
+            "test_a_worker_that_dies_in_its_first_attempt_after_a_restore_leaves_the_look_into_the_escrow_to_the_next"
+        ),
     ),
     Guard(
         "epoch: a silent escrow sends nothing",

@@ -34,6 +34,7 @@ REPLAY = Guard(
 _AUTHORIZING = "qbo_refresh/authorizing.py"
 _STATES = "tests/db/test_states.py::"
 _GRANTS = "tests/faults/test_grants.py::"
+_EXCHANGE = "tests/db/test_exchange.py::"
 
 CONSENT: tuple[Guard, ...] = (
     Guard(
@@ -73,6 +74,20 @@ CONSENT: tuple[Guard, ...] = (
         "        if revoke:\n            revocations.add_consents(",
         "        if False:\n            revocations.add_consents(",
         (_GRANTS + "test_row_21_what_a_dead_exchange_left_of_a_consent_that_a_disconnect_has_ended_is_revoked",),
+    ),
+    Guard(
+        "consent: a throttled app exchanges nothing",
+        "worker/store/authorizations.py",
+        "  AND NOT EXISTS (SELECT FROM qbo.apps a WHERE a.id = z.app_id AND a.throttled_until > now())\n",
+        "",
+        (_EXCHANGE + "test_row_14_a_throttled_exchange_pauses_the_whole_app_for_a_quarter_of_an_hour_at_most",),
+    ),
+    Guard(
+        "consent: a code that may be spent does not end by its age",
+        "worker/store/authorizations.py",
+        'AND finished_at IS NULL AND presented_at IS NULL"',
+        'AND finished_at IS NULL"',
+        (_EXCHANGE + "test_a_code_that_may_be_spent_does_not_end_by_its_age",),
     ),
     Guard(
         "consent: a state is good for ten minutes",

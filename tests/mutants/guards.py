@@ -193,6 +193,15 @@ _VERDICT = (
         _guards("test_the_guard_trips_with_one_more_than_the_threshold_and_tells_once"),
     ),
     Guard(
+        "guard: an episode that is over is told anew",
+        "worker/store/verdicts.py",
+        "    if not _guard(db, claim.app_id, app, app.now).is_open:\n",
+        "    if not policy.Guard(app.guard_tripped_at, app.guard_released_at).is_open:\n",
+        (
+            "tests/faults/test_guard.py::test_a_guard_whose_suspects_have_all_healed_is_over_and_the_next_time_is_told_anew",
+        ),
+    ),
+    Guard(
         "guard: a verdict waits behind it",
         _VERDICTS,
         "    if not (evidence.guard.is_open or evidence.hard_expired or persists):\n",
