@@ -45,6 +45,14 @@ def test_it_tells_which_secret_is_refused_and_how_many_still_used_the_old_one(
     assert json.loads(run("status", "--json")[1])["refreshed_with_previous_secret"] == 1
 
 
+def test_malformed_apps_are_not_taken_for_absent_ones(run: Run, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet.connect()
+    monkeypatch.setenv("INTUIT_APPS", "[{")
+    status, out, err = run("app")
+    assert (status, out) == (2, "")
+    assert err.startswith("qbo-refresh: INTUIT_APPS must be a JSON list of")
+
+
 def test_another_deployments_blocked_secret_is_told_apart(run: Run, fleet: Fleet, one: Attempts) -> None:
     blocked(fleet, one, 0)
     fleet.db.execute("UPDATE qbo.app_blocks SET secret_hash = 'x'")

@@ -59,10 +59,12 @@ def intuit(patient: Patient) -> str:
             verdict = probe.ask(endpoint.token_url, client_id=app.client_id, client_secret=secret)
             if verdict.date is not None:
                 patient.intuits_time = (verdict.date, clock.now())
+            if not verdict.reached:
+                raise Wrong("\n".join([*wrong, verdict.text]))  # once, and nothing of the secret
             if verdict.accepted:
                 good += 1
             else:
-                wrong.append(f"{name} of {app.client_id} ({app.environment}): {verdict.text}.")
+                wrong.append(f"{name} of {app.client_id} ({app.environment}): {verdict.text}")
     if wrong:
         raise Wrong("\n".join(wrong))
     return f"Intuit takes {'the client id and secret' if good == 1 else f'all {good} client secrets'}"
