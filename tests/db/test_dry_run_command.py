@@ -122,6 +122,10 @@ def test_what_stops_a_sweep_as_a_whole_is_told(run: Run, fleet: Fleet, redis_url
     fleet.connect(2)
     fleet.db.execute("UPDATE qbo.control SET frozen = true")
     assert preview(run)["by"] == {"everything_frozen": 2}
+    fleet.update(None, "next_refresh_at = now() + interval '3 hours'")
+    out = run("dry-run")[1]
+    assert out.startswith("Everything is frozen: no sweep publishes anything until `qbo-refresh thaw --all`.\n")
+    fleet.update(None, "next_refresh_at = now()")
     fleet.db.execute("UPDATE qbo.control SET frozen = false, system_identifier = 'another'")
     assert preview(run)["by"] == {"another_database": 2}
     fleet.db.execute("DELETE FROM qbo.control")

@@ -117,6 +117,8 @@ def _told(found: Preview) -> Iterable[str]:
     total = sum(line.connections for line in lines.values())
     width = len(str(total))
     slowly = f", {found.per_sweep} once the fleet has started" if found.budget < found.per_sweep else ""
+    if found.stopped == "everything_frozen":
+        yield "Everything is frozen: no sweep publishes anything until `qbo-refresh thaw --all`."
     yield f"The next sweep would publish {found.published} of {total} connections (at most {found.budget}{slowly})."
     yield ""
     order = list(_WORDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,6 +53,11 @@ def _waits_until(each: Guarded, known: Known) -> datetime | None:
     return policy.waits_until(known.epoch_since, each.guard, now=known.at)
 
 
+def _threshold(each: Guarded) -> int:
+    """Return how many may be refused; refusals are whole, so that the fraction makes no difference."""
+    return math.floor(policy.guard_threshold(each.population))
+
+
 def _facts(each: Guarded, suspects: Sequence[Suspect], known: Known) -> dict[str, Any]:
     return {
         "environment": each.environment,
@@ -61,7 +67,7 @@ def _facts(each: Guarded, suspects: Sequence[Suspect], known: Known) -> dict[str
         "released_at": each.guard.released_at,
         "note": each.note,
         "refused_within_an_hour": each.recent,
-        "threshold": policy.guard_threshold(each.population),
+        "threshold": _threshold(each),
         "population": each.population,
         "verdicts_wait_until": _waits_until(each, known),
         "suspects": each.suspects,
@@ -80,7 +86,7 @@ def _facts(each: Guarded, suspects: Sequence[Suspect], known: Known) -> dict[str
 
 def _told(each: Guarded, suspects: Sequence[Suspect], known: Known) -> list[str]:
     threshold, tripped, waits = (
-        policy.guard_threshold(each.population),
+        _threshold(each),
         each.guard.tripped_at,
         _waits_until(each, known),
     )
@@ -102,7 +108,7 @@ def _told(each: Guarded, suspects: Sequence[Suspect], known: Known) -> list[str]
         note = f": {printable(each.note)}" if each.note else ""
         lines.append(f"  released   {from_now(each.guard.released_at, each.at)}{note}")
     lines.append(
-        f"  refused    {each.recent} within the hour; it trips with more than {threshold:g} of {each.population}"
+        f"  refused    {each.recent} within the hour; it trips with more than {threshold} of {each.population}"
     )
     lines.append(f"  suspect    {each.suspects or 'none'}")
     for suspect in suspects:
