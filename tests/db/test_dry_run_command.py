@@ -70,7 +70,7 @@ def test_every_connection_is_told_once_and_the_numbers_add_up(run: Run, fleet: F
     assert (found["would_publish"], found["connections"]) == (2, 13)
     status, out, _ = run("dry-run")
     assert status == 0
-    assert out.startswith("The next sweep would publish 2 of 13 connections (at most 1200).\n")
+    assert out.startswith("The next sweep would publish 2 of 13 connections (at most 1,200).\n")
     assert "pause after invalid_grant; first in 15 min" in out
     assert "not due yet; first in 3 h" in out
     assert "1 of sandbox without keys" in out

@@ -53,7 +53,8 @@ def intuit(patient: Patient) -> str:
     endpoint, apps = patient.config.endpoint(), patient.config.apps()
     if patient.offline:
         raise Skipped("--offline")
-    good, wrong = 0, []
+    good = 0
+    wrong: list[str] = []
     for app in apps:
         for name, secret in zip(("INTUIT_CLIENT_SECRET", "INTUIT_CLIENT_SECRET_PREVIOUS"), app.secrets, strict=False):
             verdict = probe.ask(endpoint.token_url, client_id=app.client_id, client_secret=secret)

@@ -72,7 +72,7 @@ def _unreached(token_url: str) -> str:
     parts = urlsplit(token_url)
     if (parts.hostname or "").endswith(".intuit.com"):
         return "Intuit cannot be reached: is there a way out to the Internet?"
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, "")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     return f"INTUIT_TOKEN_URL's {parts.hostname}:{port} cannot be reached: is the simulator running?"
 
 
