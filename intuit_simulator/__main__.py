@@ -14,6 +14,7 @@ from intuit_simulator.policy import PRESETS, make
 from intuit_simulator.process import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET
 
 USAGE_ERROR: Final = 2
+_LAST_PORT: Final = 65_535
 _EPILOG: Final = f"""\
 Secrets are never arguments, which other users of the machine can read:
   SIMULATOR_CLIENTS     clients as id:secret, separated by spaces; the same id twice gives it two valid secrets
@@ -44,9 +45,27 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m intuit_sim
             watches_parent=arguments.managed,
         )
         asyncio.run(announcing)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        # Files are read before it listens, and say so themselves.
+        return _complain(f"127.0.0.1 cannot listen at --port {options['port']}: {_why(error)}; choose a free port")
+    except ValueError as error:
         return _complain(str(error))
     return 0
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{text} is no port: choose one from 0 (a free one) to {_LAST_PORT}")
+    return port
+
+
+_port.__name__ = "port"  # argparse names it where the text is no number
+
+
+def _why(error: OSError) -> str:
+    """Return the system's words alone; asyncio puts sentences of its own around them."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -56,7 +75,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--port", type=_port, default=0, help="port on 127.0.0.1 (default: a free one)")
     parser.add_argument("--policy", choices=list(PRESETS), default="strict", help="rotation policy (default: strict)")
     parser.add_argument("--clients-file", type=Path, metavar="FILE", help="client ids and secrets, id:secret a line")
     parser.add_argument(
@@ -92,7 +111,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _clients(file: Path | None) -> Mapping[str, list[str]]:
-    words = (file.read_text() if file else os.environ.get("SIMULATOR_CLIENTS", "")).split()
+    words = (_read("--clients-file", file) if file else os.environ.get("SIMULATOR_CLIENTS", "")).split()
     clients: dict[str, list[str]] = {}
     for number, word in enumerate(words, 1):
         client_id, colon, secret = word.partition(":")
@@ -104,15 +123,29 @@ def _clients(file: Path | None) -> Mapping[str, list[str]]:
 
 def _admin_key(file: Path | None) -> str:
     if file and file.exists():
-        key = file.read_text().strip()
+        key = _read("--admin-key-file", file).strip()
         if not key:
-            raise ValueError(f"{file} is empty: no admin key")
+            raise ValueError(f"--admin-key-file {file} is empty: write a key into it, or remove it to have one made")
         return key
     key = secrets.token_urlsafe(24)
     if file:
-        file.touch(mode=0o600)
-        file.write_text(key + "\n")
+        try:
+            file.touch(mode=0o600)
+            file.write_text(key + "\n")
+        except OSError as error:
+            raise ValueError(
+                f"--admin-key-file {file} cannot be written: {_why(error)}; name a file in a directory that is there"
+            ) from error
     return key
+
+
+def _read(option: str, file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError as error:
+        raise ValueError(f"{option} {file} cannot be read: {_why(error)}; name a file that can be") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{option} {file} is not text: name a file that is") from error
 
 
 class _Announcement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import ipaddress
 import json
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
 
+from dotenv.parser import parse_stream
 from pydantic import AliasChoices, AliasGenerator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -33,6 +35,7 @@ API_URLS = {
 # What `run --embedded` leaves in a directory of this name, unless another one is given, for other commands to be told.
 EMBEDDED = Path(".qbo-refresh")
 CREDENTIALS, KEYS = "credentials.env", "keys.env"
+ENV_FILE = Path(".env")
 # Stands in RECONNECT_URL for a host's own id of a connection.
 EXTERNAL_ID = "{external_id}"
 _INTUIT_HOSTS = frozenset(
@@ -85,7 +88,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         alias_generator=AliasGenerator(validation_alias=_names),
-        env_file=".env",
+        env_file=ENV_FILE,
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -218,8 +221,10 @@ class Settings(BaseSettings):
         """Return TOKEN_KEYS, or what is in TOKEN_KEYS_FILE.
 
         Raises:
-            SettingsError: Neither is set, or the file is unreadable.
+            SettingsError: Neither is set, or both are, or the file is unreadable.
         """
+        if self.token_keys is not None and self.token_keys_file is not None:
+            raise SettingsError("TOKEN_KEYS and TOKEN_KEYS_FILE are both set: unset the one that is not meant.")
         if self.token_keys is not None:
             return self.token_keys.get_secret_value()
         if self.token_keys_file is None:
@@ -386,8 +391,25 @@ def load() -> Settings:
 
 def read() -> Settings:
     """Read the environment anew, `.env` included. Raises as `load` does."""
+    _check_file(ENV_FILE)
     try:
         return Settings()
     except ValidationError as error:
         problems = "; ".join(f"{str(e['loc'][0]).removeprefix('QBO_').upper()}: {e['msg']}" for e in error.errors())
         raise SettingsError(f"The configuration is wrong. {problems}.") from None
+
+
+def _check_file(file: Path) -> None:
+    """Refuse what python-dotenv would end at, or skip with a warning that names no file."""
+    if not file.is_file():
+        return
+    try:
+        text = file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{file} is not UTF-8 (byte {error.start + 1}): save it as UTF-8.") from None
+    for binding in parse_stream(io.StringIO(text, newline=None)):
+        if binding.error:
+            # What was skipped before the statement, empty lines too, counts as its own.
+            statement = binding.original.string
+            line = binding.original.line + statement[: len(statement) - len(statement.lstrip())].count("\n")
+            raise SettingsError(f"{file} cannot be read at line {line}: write NAME=value there, quotes closed.")

@@ -76,6 +76,14 @@ def test_after_a_rotation_all_count_until_each_was_refreshed_with_the_new_secret
     assert still() == 2
 
 
+def test_malformed_apps_are_not_taken_for_absent_ones(run: Run, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet.connect()
+    monkeypatch.setenv("INTUIT_APPS", "[{")
+    status, out, err = run("app")
+    assert (status, out) == (2, "")
+    assert err.startswith("qbo-refresh: INTUIT_APPS must be a JSON list of")
+
+
 def test_another_deployments_blocked_secret_is_told_apart(run: Run, fleet: Fleet, one: Attempts) -> None:
     blocked(fleet, one, 0)
     fleet.db.execute("UPDATE qbo.app_blocks SET secret_hash = 'x'")

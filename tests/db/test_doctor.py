@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -116,6 +117,17 @@ def test_each_client_secret_is_asked_about_and_no_grant_is_touched(
     assert "canary" not in check.text
     assert fleet.holds_the_live_token(made)
     assert all(call.realm_id is None for call in simulator.journal())
+
+
+def test_where_nothing_listens_neither_secret_nor_internet_is_blamed(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/token"
+    check = examined(settings, offline=False, intuit_token_url=url)["intuit"]
+    assert (check.state, check.text) == (
+        State.WRONG,
+        f"INTUIT_TOKEN_URL's 127.0.0.1:{port} cannot be reached: is the simulator running?",
+    )
 
 
 def test_a_freeze_and_missing_tables_are_wrong(settings: Settings, database: Database) -> None:

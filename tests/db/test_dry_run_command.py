@@ -70,7 +70,7 @@ def test_every_connection_is_told_once_and_the_numbers_add_up(run: Run, fleet: F
     assert (found["would_publish"], found["connections"]) == (2, 13)
     status, out, _ = run("dry-run")
     assert status == 0
-    assert out.startswith("The next sweep would publish 2 of 13 connections (at most 1200).\n")
+    assert out.startswith("The next sweep would publish 2 of 13 connections (at most 1,200).\n")
     assert "pause after invalid_grant; first in 15 min" in out
     assert "not due yet; first in 3 h" in out
     assert "1 of sandbox without keys" in out
@@ -122,6 +122,10 @@ def test_what_stops_a_sweep_as_a_whole_is_told(run: Run, fleet: Fleet, redis_url
     fleet.connect(2)
     fleet.db.execute("UPDATE qbo.control SET frozen = true")
     assert preview(run)["by"] == {"everything_frozen": 2}
+    fleet.update(None, "next_refresh_at = now() + interval '3 hours'")
+    out = run("dry-run")[1]
+    assert out.startswith("Everything is frozen: no sweep publishes anything until `qbo-refresh thaw --all`.\n")
+    fleet.update(None, "next_refresh_at = now()")
     fleet.db.execute("UPDATE qbo.control SET frozen = false, system_identifier = 'another'")
     assert preview(run)["by"] == {"another_database": 2}
     fleet.db.execute("DELETE FROM qbo.control")

@@ -37,6 +37,13 @@ def test_an_open_guard_says_what_would_trip_it(run: Run, fleet: Fleet, one: Atte
     assert "2 within the hour; it trips with more than 3 of 8" in out
 
 
+def test_the_threshold_is_a_whole_number(run: Run, fleet: Fleet) -> None:
+    fleet.connect(70)  # 5 % are 3.5: with the fourth it trips
+    found = shown(run, "guard")["threshold"]
+    assert (found, type(found)) == (3, int)
+    assert "it trips with more than 3 of 70" in run("guard")[1]
+
+
 def test_a_tripped_guard_names_who_waits_and_a_release_lets_the_refused_ones_go(
     run: Run, fleet: Fleet, one: Attempts
 ) -> None:

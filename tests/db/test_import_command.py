@@ -43,6 +43,8 @@ def test_import_of_good_lines_ends_with_0_and_leaves_no_empty_rejects(run: Run, 
         (("there",), "'there' cannot be read: Is a directory."),
         (("packed",), "The file is compressed (gzip)"),
         (("c", "--rejects", "c"), "'c' exists already: it is not overwritten."),
+        (("c", "--rejects", "there"), "'there' is a directory: name a new file in it."),
+        (("c", "--rejects", "no/r"), "'no/r' cannot be written: make the directory 'no' first."),
         (("c", "--format", "xml"), "is not one of 'csv', 'jsonl'"),
     ],
 )
@@ -75,6 +77,19 @@ def test_an_export_is_readable_by_its_owner_alone_and_overwrites_nothing(
     assert connected.refresh_token in (tmp_path / "out.jsonl").read_text()
     assert run("export", "out.jsonl", "--freeze")[0] == 2
     assert sorted(each.name for each in tmp_path.iterdir()) == ["out.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("no/x.jsonl", "'no/x.jsonl' cannot be written: make the directory 'no' first."),
+        (".", "'.' is a directory: name a new file in it."),
+    ],
+)
+def test_an_export_to_where_no_file_can_be_changes_nothing(run: Run, fleet: Fleet, file: str, said: str) -> None:
+    (connected,) = fleet.connect()
+    assert run("export", file, "--freeze") == (2, "", f"qbo-refresh: {said}\n")
+    assert not fleet.row(connected.id).frozen
 
 
 def test_an_export_to_standard_output_reports_on_standard_error(run: Run, fleet: Fleet) -> None:

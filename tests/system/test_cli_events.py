@@ -86,6 +86,8 @@ def test_an_event_is_sent_again_where_events_are_delivered(fleet: Fleet, run: An
     refused = run("events", "resend", str(event.id))
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "EVENT_TASK is not set" in refused.stderr
+    plain = run("events", "resend", str(event.id), EVENT_TASK="host.on_event")
+    assert plain.stdout == "1 event is sent again by the workers.\n"
     done = run("events", "resend", str(event.id), "999999", "--json", EVENT_TASK="host.on_event")
     assert (done.returncode, lines(done)) == (1, [{"resent": [event.id], "unknown": [999999]}])
     assert outbox.waiting(fleet.db, limit=9)[0].id == event.id

@@ -11,6 +11,7 @@ import requests
 
 import intuit_simulator
 from intuit_simulator import Simulator
+from intuit_simulator.__main__ import main
 
 ROOT = str(Path(intuit_simulator.__file__).parent.parent)
 PATIENCE_SECONDS = 10
@@ -128,5 +129,36 @@ def test_a_port_in_use_ends_with_status_2_and_one_sentence() -> None:
             check=False,
         )
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("error: ")
-    assert ended.stderr.count("\n") == 1
+    assert ended.stderr == (
+        f"error: 127.0.0.1 cannot listen at --port {port}: address already in use; choose a free port\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--port", "99999"), "argument --port: 99999 is no port: choose one from 0 (a free one) to 65535\n"),
+        (("--port", "many"), "argument --port: invalid port value: 'many'\n"),
+        (("--admin-key-file", "."), "error: --admin-key-file . cannot be read: is a directory; name a file"),
+        (
+            ("--admin-key-file", "no/key"),
+            "--admin-key-file no/key cannot be written: no such file or directory; name a",
+        ),
+        (("--clients-file", "none"), "error: --clients-file none cannot be read: no such file or directory; name"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        status: object = main(arguments)
+    except SystemExit as ended:
+        status = ended.code
+    out, err = capsys.readouterr()
+    assert (status, out) == (2, "")
+    assert said in err

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from qbo_refresh.status import Status
+from worker.cli.demo import next_steps
 from worker.demo import report
 from worker.demo.evidence import NOBODY, Attempt, Call, Evidence, Row
 from worker.demo.plan import FEWEST, MOST, Plan
@@ -201,3 +202,19 @@ def test_every_size_of_fleet_has_a_plan(connections: int) -> None:
     assert plan.revoked() == revoked
     assert sum(count for count, _ in plan.ages_s()) == connections
     assert [age for _, age in plan.ages_s()] == sorted((age for _, age in plan.ages_s()), reverse=True)
+
+
+def test_how_often_operators_were_told_is_said_in_words() -> None:
+    def words(evidence: Evidence) -> str:
+        return " ".join(check.words for check in report.judge(evidence).checks)
+
+    assert "operators told once, " in words(good())
+    assert "the guard tripped once, " in words(good())
+    assert "operators told 0 times, " in words(replace(good(), operators=()))
+
+
+@pytest.mark.parametrize("program", ["qbo-refresh", ".venv/bin/qbo-refresh"])
+def test_the_next_steps_can_be_typed_as_they_stand_on_80_columns(program: str) -> None:
+    lines = next_steps(program).splitlines()
+    assert f"  4. {program} migrate " in next_steps(program)
+    assert max(map(len, lines)) < 80

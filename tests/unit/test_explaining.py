@@ -233,6 +233,11 @@ def test_what_will_be_over_by_then_does_not_stand_against_it() -> None:
         (replace(ROW, is_leased=True), "in_progress", "An attempt is under way now."),
         (replace(ROW, frozen=True), "frozen", "`qbo-refresh thaw 7` ends it"),
         (replace(ROW, everything_frozen=True, frozen_reason="move"), "frozen", "Everything is frozen (move)"),
+        (
+            replace(ROW, frozen=True, everything_frozen=True, frozen_reason="move"),
+            "frozen",
+            "Everything is frozen (move), and this connection by itself, too: `qbo-refresh thaw --all` and",
+        ),
         (ROW, "no_control_row", "control is missing"),
         (ROW, "database_changed", "the database has changed"),
         (ROW, "no_keys", "not in this configuration"),

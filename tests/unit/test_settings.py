@@ -183,6 +183,34 @@ def test_a_key_file_of_random_bytes_is_refused_with_a_sentence(read: Callable[..
     assert "TOKEN_KEYS_FILE" in complaint(lambda: read(TOKEN_KEYS_FILE=str(file)).keyring())
 
 
+def test_keys_come_from_one_place(read: Callable[..., Settings], tmp_path: Path) -> None:
+    said = complaint(read(TOKEN_KEYS=CANARY, TOKEN_KEYS_FILE=str(tmp_path / "keys")).keyring)
+    assert said == "TOKEN_KEYS and TOKEN_KEYS_FILE are both set: unset the one that is not meant."
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"REDIS_URL=redis://h\xf6st/0\n", ".env is not UTF-8 (byte 20): save it as UTF-8."),
+        (
+            b"A=1\n\n# note\n\ncanary-value: {1\n",
+            ".env cannot be read at line 5: write NAME=value there, quotes closed.",
+        ),
+        (b"A=1\nB='canary-value\n", ".env cannot be read at line 2: write NAME=value there, quotes closed."),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_the_place(
+    read: Callable[..., Settings], tmp_path: Path, content: bytes, said: str
+) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    assert complaint(read) == said
+
+
+def test_what_a_shell_would_take_is_taken_from_the_file(read: Callable[..., Settings], tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"# a note\r\nexport DATABASE_SCHEMA='mine'\r\n\r\nALONE\r\n")
+    assert read().database_schema == "mine"
+
+
 def test_the_defaults_are_those_of_the_contract(read: Callable[..., Settings]) -> None:
     settings = read()
     endpoint = settings.endpoint()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -18,22 +21,35 @@ from worker.demo.plan import FEWEST, LASTS_AT_MOST_S, MOST, SHORTENED, Plan
 from worker.settings import Settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from worker.demo.report import Report
     from worker.demo.screen import Screen
 
-_NEXT = """\
+
+def _program() -> str:
+    """Return how to call this program here: `make demo` installs it where no PATH leads."""
+    in_clone = Path(".venv").resolve() == Path(sys.prefix).resolve()
+    return ".venv/bin/qbo-refresh" if in_clone and shutil.which("qbo-refresh") is None else "qbo-refresh"
+
+
+def next_steps(program: str) -> str:
+    """Return what to do after the demo, in lines for a terminal."""
+    steps = {
+        "keys new >> .env": "Once; keep a copy elsewhere.",
+        "migrate": "Makes the tables.",
+        "import FILE": "JSON lines: realm_id, ...",
+        "doctor": "Asks Intuit, spends no token.",
+    }
+    width = max(map(len, steps)) + 2
+    lines = [f"  {number}. {program} {command:<{width}}{why}" for number, (command, why) in enumerate(steps.items(), 3)]
+    return "\n".join([_FIRST, *lines, "  7. The Procfile has the commands to run: worker, beat and Flower."])
+
+
+_FIRST = """\
 With real keys of Intuit's:
   1. At developer.intuit.com make an app: client id and secret are on its page
      Keys and credentials.
   2. Into a file .env: DATABASE_URL, REDIS_URL, INTUIT_CLIENT_ID,
-     INTUIT_CLIENT_SECRET, INTUIT_ENVIRONMENT=sandbox or production
-  3. qbo-refresh keys new >> .env   Once; keep a copy of both elsewhere.
-  4. qbo-refresh migrate
-  5. qbo-refresh import FILE        JSON lines: realm_id, refresh_token, ...
-  6. qbo-refresh doctor             Asks Intuit about the keys, spends no token.
-  7. The Procfile has the commands to run: worker, beat and Flower."""
+     INTUIT_CLIENT_SECRET, INTUIT_ENVIRONMENT=sandbox or production"""
 
 
 @click.command()
@@ -127,7 +143,7 @@ class _Teller:
         )
         verdict = "Every promise was kept." if report.all_hold else "A promise was NOT kept."
         self._print(f"\n{verdict}\n", style="bold green" if report.all_hold else "bold red")
-        self._print(_NEXT)
+        self._print(next_steps(_program()))
 
     def _linger(self, setting: Setting) -> None:
         flower = setting.flower
@@ -135,7 +151,7 @@ class _Teller:
         self._print("Everything still runs, until Ctrl-C:")
         self._print(f"  Flower     {flower.url}  user {flower.user}, password {flower.password}")
         self._print(f"  simulator  {setting.simulator_url}")
-        self._print(f"  commands   (set -a; . {setting.environment}; qbo-refresh list)")
+        self._print(f"  commands   (set -a; . {setting.environment}; {_program()} list)")
         self._print(f"  logs       {setting.logs}")
         try:
             signal.pause()

@@ -115,18 +115,21 @@ def _told(found: Preview) -> Iterable[str]:
         line.until = min((moment for moment in (line.until, group.until) if moment), default=None)
         line.by_app[group.app_id] = group.connections
     total = sum(line.connections for line in lines.values())
-    width = len(str(total))
-    slowly = f", {found.per_sweep} once the fleet has started" if found.budget < found.per_sweep else ""
-    yield f"The next sweep would publish {found.published} of {total} connections (at most {found.budget}{slowly})."
+    width = len(f"{total:,}")
+    slowly = f", {found.per_sweep:,} once the fleet has started" if found.budget < found.per_sweep else ""
+    if found.stopped == "everything_frozen":
+        yield "Everything is frozen: no sweep publishes anything until `qbo-refresh thaw --all`."
+    at_most = f"at most {found.budget:,}{slowly}"
+    yield f"The next sweep would publish {found.published:,} of {total:,} connections ({at_most})."
     yield ""
     order = list(_WORDS)
     place = {reason: order.index(reason) for reason in order}
     for (reason, detail), line in sorted(lines.items(), key=lambda each: (place.get(each[0][0], 12), str(each[0][1]))):
-        yield f"{line.connections:>{width}}  {_words(reason, detail)}{_until(reason, line, found.at)}"
+        yield f"{line.connections:>{width},}  {_words(reason, detail)}{_until(reason, line, found.at)}"
         if len(found.apps) > 1:
             names = {app.id: f"{app.environment} {printable(app.client_id)}" for app in found.apps}
-            yield from (f"{'':{width}}    {number} of {names[app_id]}" for app_id, number in line.by_app.items())
-    yield f"{total:>{width}}  in all"
+            yield from (f"{'':{width}}    {number:,} of {names[app_id]}" for app_id, number in line.by_app.items())
+    yield f"{total:>{width},}  in all"
 
 
 def _until(reason: str, line: _Line, at: datetime) -> str:

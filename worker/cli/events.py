@@ -10,7 +10,7 @@ import click
 from qbo_refresh.status import Event
 from worker import settings
 from worker.cli.choosing import open_database, resolve
-from worker.cli.printing import json_option, plain, print_json, printable
+from worker.cli.printing import counted, json_option, plain, print_json, printable
 from worker.delivery import as_message
 from worker.store import outbox
 from worker.store.outbox import Wanted
@@ -83,9 +83,7 @@ def resend(*, event_ids: tuple[int, ...], as_json: bool) -> int:
     if as_json:
         print_json({"resent": found, "unknown": missing})
     else:
-        click.echo(
-            f"{len(found)} events are sent again by the workers." if len(found) != 1 else "1 event is sent again."
-        )
+        click.echo(f"{counted(len(found), 'event')} {'is' if len(found) == 1 else 'are'} sent again by the workers.")
         if missing:
             click.echo(f"There is no event {', '.join(map(str, missing))}: it may have been pruned.")
     return 1 if missing else 0

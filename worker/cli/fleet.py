@@ -63,7 +63,7 @@ def _print_some(db: Database, which: Filter, rows: list[Listed], limit: int, *, 
     if len(rows) == limit:
         more = reading.count_after(db, which, after=rows[-1].id, at_most=_COUNT_TO)
         if more:
-            click.echo(f"{more}{' or' if more == _COUNT_TO else ''} more (--limit 0 shows all).", err=not table)
+            click.echo(f"{'at least ' if more == _COUNT_TO else ''}{more:,} more (--limit 0 shows all).", err=not table)
 
 
 def _print_table(rows: list[Listed]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,6 +53,11 @@ def _waits_until(each: Guarded, known: Known) -> datetime | None:
     return policy.waits_until(known.epoch_since, each.guard, now=known.at)
 
 
+def _threshold(each: Guarded) -> int:
+    """Return how many may be refused; refusals are whole, so that the fraction makes no difference."""
+    return math.floor(policy.guard_threshold(each.population))
+
+
 def _facts(each: Guarded, suspects: Sequence[Suspect], known: Known) -> dict[str, Any]:
     return {
         "environment": each.environment,
@@ -61,7 +67,7 @@ def _facts(each: Guarded, suspects: Sequence[Suspect], known: Known) -> dict[str
         "released_at": each.guard.released_at,
         "note": each.note,
         "refused_within_an_hour": each.recent,
-        "threshold": policy.guard_threshold(each.population),
+        "threshold": _threshold(each),
         "population": each.population,
         "verdicts_wait_until": _waits_until(each, known),
         "suspects": each.suspects,
@@ -80,7 +86,7 @@ def _facts(each: Guarded, suspects: Sequence[Suspect], known: Known) -> dict[str
 
 def _told(each: Guarded, suspects: Sequence[Suspect], known: Known) -> list[str]:
     threshold, tripped, waits = (
-        policy.guard_threshold(each.population),
+        _threshold(each),
         each.guard.tripped_at,
         _waits_until(each, known),
     )
@@ -102,9 +108,9 @@ def _told(each: Guarded, suspects: Sequence[Suspect], known: Known) -> list[str]
         note = f": {printable(each.note)}" if each.note else ""
         lines.append(f"  released   {from_now(each.guard.released_at, each.at)}{note}")
     lines.append(
-        f"  refused    {each.recent} within the hour; it trips with more than {threshold:g} of {each.population}"
+        f"  refused    {each.recent:,} within the hour; it trips with more than {threshold:,} of {each.population:,}"
     )
-    lines.append(f"  suspect    {each.suspects or 'none'}")
+    lines.append(f"  suspect    {f'{each.suspects:,}' if each.suspects else 'none'}")
     for suspect in suspects:
         label = f" ({printable(suspect.label)})" if suspect.label else ""
         why = f", waits for {_WAITS_FOR.get(suspect.withheld, suspect.withheld)}" if suspect.withheld else ""
@@ -113,7 +119,7 @@ def _told(each: Guarded, suspects: Sequence[Suspect], known: Known) -> list[str]
             f" {_when(suspect.asked_again_at, each.at)}{why}"
         )
     if len(suspects) < each.suspects:
-        lines.append(f"    and {each.suspects - len(suspects)} more (--limit {each.suspects} shows all)")
+        lines.append(f"    and {each.suspects - len(suspects):,} more (--limit {each.suspects} shows all)")
     return lines
 
 
@@ -163,7 +169,7 @@ def release(*, reason: str, client_id: str | None, environment: str | None, as_j
 def _follows(each: Guarded, config: Settings) -> str:
     if not each.suspects:
         return "No connection is suspect now."
-    several = "1 suspect is" if each.suspects == 1 else f"{each.suspects} suspects are"
+    several = "1 suspect is" if each.suspects == 1 else f"{each.suspects:,} suspects are"
     return (
         f"{several} asked once more, within {round(config.confirm_after_seconds / 60)} minutes\n"
         "of the last time; those that are refused again must reconnect, and are told."

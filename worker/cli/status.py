@@ -105,15 +105,15 @@ def _print_status(found: Health) -> None:
     at = found.control.at
     queued = facts["queues"]
     lines = {
-        "connections": f"{facts['connections']}{_listed(facts['by_status'])}",
-        "due now": f"{facts['due']}, overdue {facts['overdue']}",
-        "under way": f"{facts['under_lease']}, in doubt {facts['in_doubt']}",
-        "frozen": "everything" if facts["everything_frozen"] else facts["frozen"],
+        "connections": f"{facts['connections']:,}{_listed(facts['by_status'])}",
+        "due now": f"{facts['due']:,}, overdue {facts['overdue']:,}",
+        "under way": f"{facts['under_lease']:,}, in doubt {facts['in_doubt']:,}",
+        "frozen": "everything" if facts["everything_frozen"] else f"{facts['frozen']:,}",
         "database": _database(found),
         "syncs held": _listed(facts["held"]).strip(" ()") or "none",
-        "candidates": f"{facts['untried_candidates']} untried",
-        "consents": f"{facts['consents_waiting']} wait, the oldest {from_now(facts['oldest_consent'], at)}",
-        "revocations": f"{facts['unacknowledged_revocations']} not acknowledged by Intuit,"
+        "candidates": f"{facts['untried_candidates']:,} untried",
+        "consents": f"{facts['consents_waiting']:,} wait, the oldest {from_now(facts['oldest_consent'], at)}",
+        "revocations": f"{facts['unacknowledged_revocations']:,} not acknowledged by Intuit,"
         f" the oldest {from_now(facts['oldest_revocation'], at)}",
         "last hour": _listed(facts["attempted_last_hour"]).strip(" ()") or "no attempts",
         "last 24 h": _listed(facts["attempted_last_day"]).strip(" ()") or "no attempts",
@@ -122,9 +122,9 @@ def _print_status(found: Health) -> None:
         if facts["oldest_undelivered_event"]
         else "all delivered",
         "expiries": f"nearest {from_now(facts['nearest_refresh_expiry'], at) or 'unknown'};"
-        f" within {EXPIRES_SOON.days} days {facts['expiring_soon']}, hard limit {facts['hard_expiring_soon']}",
-        "old secret": f"{facts['refreshed_with_previous_secret']} refreshed last with another secret than that in use",
-        "second writer": f"seen for {facts['second_writers']} connections within a week",
+        f" within {EXPIRES_SOON.days} days {facts['expiring_soon']:,}, hard limit {facts['hard_expiring_soon']:,}",
+        "old secret": f"{facts['refreshed_with_previous_secret']:,} refreshed last with another secret than that in use",
+        "second writer": f"seen for {facts['second_writers']:,} connections within a week",
         "queues": _listed(queued).strip(" ()") if queued is not None else "unknown: Redis is away",
     }
     for name, number in (
@@ -148,7 +148,7 @@ def _database(found: Health) -> str:
 
 
 def _app_line(app: Mapping[str, Any]) -> str:
-    parts = [f"{app['environment']} {printable(app['client_id'])}: {app['connections']} connections"]
+    parts = [f"{app['environment']} {printable(app['client_id'])}: {app['connections']:,} connections"]
     parts.append("keys here" if app["keys_here"] else "no keys here")
     if app["throttled_until"]:
         parts.append(f"throttled until {app['throttled_until']}")
@@ -161,4 +161,4 @@ def _app_line(app: Mapping[str, Any]) -> str:
 
 
 def _listed(numbers: Mapping[str, int]) -> str:
-    return f" ({', '.join(f'{name} {number}' for name, number in numbers.items())})" if numbers else ""
+    return f" ({', '.join(f'{name} {number:,}' for name, number in numbers.items())})" if numbers else ""

@@ -119,7 +119,7 @@ def wrong_secret_changes_nobody(evidence: Evidence) -> Check:
     wrong = tuple(row.connection_id for row in evidence.rows if row.connection_id in blocked and _is_accused(row))
     words = (
         f"{len(blocked)} connections met {evidence.secret_s or 0:.0f} s of a wrong client secret: the app blocked,"
-        f" operators told {told[0]} time(s), no connection changed"
+        f" operators told {_times(told[0])}, no connection changed"
     )
     return Check("secret_survived", bool(blocked) and told == [1, 1] and not wrong, words, wrong)
 
@@ -131,9 +131,13 @@ def refusals_are_not_believed(evidence: Evidence) -> Check:
     tripped = evidence.operators.count(Event.GUARD_TRIPPED)
     words = (
         f"{len(hit)} connections met {evidence.refusals_s or 0:.0f} s of invalid_grant to everybody: the guard tripped"
-        f" {tripped} time(s), {len(wrong)} living grants given up"
+        f" {_times(tripped)}, {len(wrong)} living grants given up"
     )
     return Check("refusals_survived", bool(hit) and not wrong, words, wrong)
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _is_accused(row: Row) -> bool:

@@ -53,16 +53,19 @@ def intuit(patient: Patient) -> str:
     endpoint, apps = patient.config.endpoint(), patient.config.apps()
     if patient.offline:
         raise Skipped("--offline")
-    good, wrong = 0, []
+    good = 0
+    wrong: list[str] = []
     for app in apps:
         for name, secret in zip(("INTUIT_CLIENT_SECRET", "INTUIT_CLIENT_SECRET_PREVIOUS"), app.secrets, strict=False):
             verdict = probe.ask(endpoint.token_url, client_id=app.client_id, client_secret=secret)
             if verdict.date is not None:
                 patient.intuits_time = (verdict.date, clock.now())
+            if not verdict.reached:
+                raise Wrong("\n".join([*wrong, verdict.text]))  # once, and nothing of the secret
             if verdict.accepted:
                 good += 1
             else:
-                wrong.append(f"{name} of {app.client_id} ({app.environment}): {verdict.text}.")
+                wrong.append(f"{name} of {app.client_id} ({app.environment}): {verdict.text}")
     if wrong:
         raise Wrong("\n".join(wrong))
     return f"Intuit takes {'the client id and secret' if good == 1 else f'all {good} client secrets'}"

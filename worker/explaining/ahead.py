@@ -93,7 +93,13 @@ def _next(prospect: Prospect) -> str:  # noqa: C901, PLR0911, PLR0912  # one sen
         case "no_control_row":
             return "Nothing is sent: the row of the table control is missing (`qbo-refresh doctor`)."
         case "frozen" if row.everything_frozen:
-            return f"Everything is frozen ({row.frozen_reason or 'no reason given'}): `qbo-refresh thaw --all` ends it."
+            why = row.frozen_reason or "no reason given"
+            if not row.frozen:
+                return f"Everything is frozen ({why}): `qbo-refresh thaw --all` ends it."
+            return (
+                f"Everything is frozen ({why}), and this connection by itself, too:"
+                f" `qbo-refresh thaw --all` and `qbo-refresh thaw {row.id}` end that together."
+            )
         case "frozen":
             return f"It is frozen: `qbo-refresh thaw {row.id}` ends it."
         case "database_changed":

@@ -50,6 +50,7 @@ def size(stream: BinaryIO) -> int | None:
 @contextlib.contextmanager
 def owner_only(path: Path) -> Iterator[TextIO]:
     """Make a new file for its owner alone; it is removed again if the work fails."""
+    _check_place(path)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -66,6 +67,15 @@ def owner_only(path: Path) -> Iterator[TextIO]:
         raise
 
 
+def _check_place(path: Path) -> None:
+    if path.is_dir():
+        raise NoFile(f"{str(path)!r} is a directory: name a new file in it.")
+    if path.exists():
+        raise NoFile(f"{str(path)!r} exists already: it is not overwritten.")
+    if not path.parent.is_dir():
+        raise NoFile(f"{str(path)!r} cannot be written: make the directory {str(path.parent)!r} first.")
+
+
 @contextlib.contextmanager
 def export_target(name: str) -> Iterator[TextIO]:
     """Give the file to write, which has its name only once it is whole."""
@@ -76,8 +86,7 @@ def export_target(name: str) -> Iterator[TextIO]:
         sys.stdout.flush()
         return
     path, part = Path(name), Path(name + ".part")
-    if path.exists():
-        raise NoFile(f"{name!r} exists already: it is not overwritten.")
+    _check_place(path)
     with owner_only(part) as target:
         yield target
     part.rename(path)
