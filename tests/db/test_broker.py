@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def channel(session_servers: Servers) -> Iterator[Any]:
-    broker.use()
-    with Connection(session_servers.redis_url) as connection:
+    # By name kombu would give the transport that this process asked for first.
+    with Connection(session_servers.redis_url, transport=broker.Transport) as connection:
         yield connection.default_channel
 
 
