@@ -129,9 +129,9 @@ def _verdicts(history: History, issued: Mapping[int, list[Call]]) -> Iterator[Fi
             yield None
             continue
         last = before[-1] if before else None
-        excuse = (
-            None if last is None or _had(history, last) or _in_grace(history, event.at) else why_lost(history, last)
-        )
+        # A new consent ends the older grant whatever is honoured: nothing lives on where the answer to a code was lost.
+        honoured = last is not None and last.endpoint == "refresh" and _in_grace(history, event.at)
+        excuse = None if last is None or _had(history, last) or honoured else why_lost(history, last)
         when = f"{event.at - history.began:.3f} s"
         held = "whose token we held" if last is None or _had(history, last) else "whose token was lost unexplained"
         yield Finding(
