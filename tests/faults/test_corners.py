@@ -96,8 +96,8 @@ def test_a_consent_waits_for_a_code_that_a_disconnect_overtook_on_its_way(
     assert fleet.holds_the_live_token(connected)
 
 
-def test_a_restore_of_many_versions_finds_the_live_token_in_the_escrow(fleet: Fleet, refresher: Refresher) -> None:
-    # Fails where the escrow is looked up nine versions ahead: hourly refreshes raise the version without a rotation.
+def refreshed_hourly(fleet: Fleet, refresher: Refresher) -> tuple[Connected, Any]:
+    """Refresh a connection for half a day without a rotation; return it, and its row as it was before."""
     fleet.simulator.set_policy("daily")
     (connected,) = fleet.connect()
     assert sweep(refresher, connected).outcome is Outcome.REFRESHED
@@ -105,6 +105,12 @@ def test_a_restore_of_many_versions_finds_the_live_token_in_the_escrow(fleet: Fl
     for _ in range(12):
         fleet.let_pass(timedelta(hours=1), at_intuit=True)
         assert forced(refresher, connected).outcome is Outcome.REFRESHED
+    return connected, before
+
+
+def test_a_restore_of_many_versions_finds_the_live_token_in_the_escrow(fleet: Fleet, refresher: Refresher) -> None:
+    # Fails where the escrow is looked up nine versions ahead: hourly refreshes raise the version without a rotation.
+    connected, before = refreshed_hourly(fleet, refresher)
     fleet.simulator.set_policy("strict")
     assert forced(refresher, connected).outcome is Outcome.REFRESHED
     restored_to(fleet, before)
@@ -116,13 +122,7 @@ def test_a_worker_that_dies_in_its_first_attempt_after_a_restore_leaves_the_look
     fleet: Fleet, refresher: Refresher
 ) -> None:
     # Fails where the claim alone counts as that attempt: the restored token is presented, and the grant ends. Seen.
-    fleet.simulator.set_policy("daily")
-    (connected,) = fleet.connect()
-    assert sweep(refresher, connected).outcome is Outcome.REFRESHED
-    before = fleet.row(connected.id)
-    for _ in range(12):
-        fleet.let_pass(timedelta(hours=1), at_intuit=True)
-        assert forced(refresher, connected).outcome is Outcome.REFRESHED
+    connected, before = refreshed_hourly(fleet, refresher)
     fleet.simulator.set_policy("reuse-revokes")
     assert forced(refresher, connected).outcome is Outcome.REFRESHED
     restored_to(fleet, before)
