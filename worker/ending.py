@@ -119,7 +119,7 @@ def _revoke(ender: Ender, revocation: Revocation, opened_at: float) -> bool:
 def _tokens(by: Refresher, revocation: Revocation) -> tuple[Sequence[Secret], bool]:
     """Return the token and what an attempt in flight has brought into the escrow since, and whether that is all.
 
-    What is no blob of this place's is none of its tokens, and is left out; one whose key is missing may be.
+    A copy that is no blob of this place's is none of its tokens, and is left out; one whose key is missing may be.
     """
     sealed = [] if revocation.refresh_token is None else [revocation.refresh_token]
     found: Sequence[Received] | None = ()
@@ -139,7 +139,8 @@ def _tokens(by: Refresher, revocation: Revocation) -> tuple[Sequence[Secret], bo
             tokens[by.keyring.open(blob, place)] = None
         except Unsealable as error:
             log.error("revocation.unreadable", connection_id=revocation.connection_id, key_missing=error.key_missing)
-            are_all = are_all and not error.key_missing
+            # Passed over is only a copy beside the connection's own token that has opened: so the key is the right one.
+            are_all = are_all and not error.key_missing and bool(tokens)
     return list(tokens), are_all
 
 

@@ -238,6 +238,19 @@ def test_a_copy_whose_key_is_missing_is_asked_for_again_and_the_others_are_revok
     assert count(fleet, "revocations") == 1
 
 
+def test_a_token_that_does_not_open_under_another_key_of_the_same_name_is_not_taken_for_revoked(
+    fleet: Fleet, worker: Runtime, environment: dict[str, str], start_worker: Callable[..., Runtime]
+) -> None:
+    (connected,) = fleet.connect()
+    key_id = environment["TOKEN_KEYS"].partition(":")[0]
+    mistaken = start_worker(TOKEN_KEYS=f"{key_id}:{new_key()}")
+    assert disconnect(mistaken.ender, connected.id).revoked is False
+    assert (count(fleet, "revocations"), fleet.state(connected).alive) == (1, True)
+    fleet.let_pass(timedelta(minutes=2))
+    assert revoke_due(worker.ender) == 1
+    assert not fleet.state(connected).alive
+
+
 def test_a_deletion_that_cannot_reach_redis_is_finished_by_a_second_one(
     fleet: Fleet, worker: Runtime, redis_url: str
 ) -> None:
