@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kombu import Connection
+import redis
+from kombu import Connection, Consumer, Message, Queue
+from kombu.asynchronous import Hub
+from redis.exceptions import ConnectionError as ConnectionLost
 
 from worker import broker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from worker.embedded import Servers
 
@@ -19,7 +23,9 @@ if TYPE_CHECKING:
 def channel(session_servers: Servers) -> Iterator[Any]:
     # By name kombu would give the transport that this process asked for first.
     with Connection(session_servers.redis_url, transport=broker.Transport) as connection:
-        yield connection.default_channel
+        channel = connection.default_channel
+        yield channel
+        channel._disconnect_pools()  # noqa: SLF001  # kombu gives messages back over connections that it forgets
 
 
 def _client(channel: Any) -> Any:
@@ -44,3 +50,98 @@ def test_a_channel_whose_connections_were_closed_goes_on_with_another_client(cha
 
 def test_the_client_that_waits_for_messages_is_another(channel: Any) -> None:
     assert channel.client is not _client(channel)
+
+
+QUEUE = "test.broker"
+
+
+@pytest.fixture
+def valkey(session_servers: Servers) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(session_servers.redis_url) as client:
+        client.delete("unacked", "unacked_index", QUEUE)
+        yield client
+        client.delete("unacked", "unacked_index", QUEUE)
+
+
+@pytest.fixture
+def taken(channel: Any, valkey: redis.Redis) -> Iterator[list[Message]]:  # noqa: ARG001  # the queue is empty
+    """Return a list that messages are put into as they are taken from the queue."""
+    messages: list[Message] = []
+    queue = Queue(QUEUE, channel=channel)
+    with Consumer(channel, [queue], on_message=messages.append, prefetch_count=0):
+        yield messages
+
+
+def _publish(channel: Any, *texts: str) -> None:
+    with channel.connection.client.Producer() as producer:
+        for text in texts:
+            producer.publish(text, routing_key=QUEUE)
+
+
+def _turn(hub: Hub, until: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 5
+    while not until():
+        assert time.monotonic() < give_up
+        hub.run_once()
+
+
+@pytest.fixture
+def hub(channel: Any) -> Iterator[Hub]:
+    hub = Hub()
+    channel.connection.client.register_with_event_loop(hub)
+    yield hub
+    hub.close()
+
+
+def test_an_acknowledgement_goes_along_with_the_note_of_the_next_message(
+    channel: Any, taken: list[Message], hub: Hub, valkey: redis.Redis
+) -> None:
+    _publish(channel, "first")
+    _turn(hub, lambda: len(taken) == 1)
+    taken[0].ack()
+    assert valkey.hlen("unacked") == 1
+    _publish(channel, "second")
+    _turn(hub, lambda: len(taken) == 2)
+    assert valkey.hkeys("unacked") == [str(taken[1].delivery_tag).encode()] == valkey.zrange("unacked_index", 0, -1)
+
+
+def test_an_acknowledgement_waits_for_no_message(
+    channel: Any, taken: list[Message], hub: Hub, valkey: redis.Redis
+) -> None:
+    _publish(channel, "only")
+    _turn(hub, lambda: len(taken) == 1)
+    taken[0].ack()
+    began = time.monotonic()
+    _turn(hub, lambda: valkey.hlen("unacked") == 0)
+    assert time.monotonic() - began < broker.ACKNOWLEDGED_WITHIN_S + 1.5
+    assert valkey.zcard("unacked_index") == 0
+
+
+def test_a_channel_that_closes_acknowledges_what_is_done_and_gives_the_rest_back(
+    channel: Any, taken: list[Message], hub: Hub, valkey: redis.Redis
+) -> None:
+    _publish(channel, "done", "rest")
+    _turn(hub, lambda: len(taken) == 2)
+    taken[0].ack()
+    channel.close()
+    assert (valkey.hlen("unacked"), valkey.zcard("unacked_index"), valkey.llen(QUEUE)) == (0, 0, 1)
+
+
+def test_without_an_event_loop_a_message_is_acknowledged_at_once(
+    channel: Any, taken: list[Message], valkey: redis.Redis
+) -> None:
+    _publish(channel, "only")
+    channel.connection.client.drain_events(timeout=5)
+    assert valkey.hlen("unacked") == 1
+    taken[0].ack()
+    assert valkey.hlen("unacked") == 0
+
+
+def test_a_message_of_a_channel_that_is_gone_cannot_be_acknowledged(
+    channel: Any, taken: list[Message], hub: Hub
+) -> None:
+    _publish(channel, "only")
+    _turn(hub, lambda: len(taken) == 1)
+    channel.connection.client.close()
+    with pytest.raises(ConnectionLost, match="closed meanwhile"):
+        taken[0].ack()

@@ -44,7 +44,7 @@ def test_the_demo_keeps_every_promise_and_leaves_nothing_behind(tmp_path: Path) 
     (tmp_path / ".env").write_text("QBO_DATABASE_URL=postgresql://127.0.0.1:9/none\nQBO_LEASE_SECONDS=x\n")
     demo = start(tmp_path, "--connections", "40", "--json", REDIS_URL="redis://127.0.0.1:9/0")
     out, err = demo.communicate(timeout=110)
-    assert demo.returncode == 0, err
+    assert demo.returncode == 0, out + err
     report = json.loads(out)
     assert report["all_hold"] is True
     assert all(check["holds"] for check in report["checks"])
