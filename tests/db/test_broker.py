@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def channel(session_servers: Servers) -> Iterator[Any]:
     # By name kombu would give the transport that this process asked for first.
     with Connection(session_servers.redis_url, transport=broker.Transport) as connection:
-        channel = connection.default_channel
+        channel: Any = connection.default_channel
         yield channel
         channel._disconnect_pools()  # noqa: SLF001  # kombu gives messages back over connections that it forgets
 
