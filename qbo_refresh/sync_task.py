@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from celery import Task
+from celery.app.task import Context
 from celery.exceptions import Ignore, Retry
 from kombu.exceptions import OperationalError
 
@@ -30,7 +31,8 @@ class SyncTask(Task):  # type: ignore[type-arg]  # generic in the stubs alone
     A run is skipped before the body if the connection's syncs are paused, and a SyncPaused in mid-sync ends it. Both
     are ignored in Celery's sense (no failure, nothing after it in a chain), have the state IGNORED in Flower and in the
     result backend, and are counted, so that `sync.resumed` can say how many runs were missed. In a chord, where an
-    ignored member would keep the others waiting for ever, such a run succeeds with the result None.
+    ignored member would keep the others waiting for ever, such a run succeeds with the result None; so does a chain
+    that is a member and ends before its last run.
 
     Attributes:
         connection_arg: Which argument is the connection: our id, `external:…` or `realm:…`.
@@ -103,7 +105,17 @@ class SyncTask(Task):  # type: ignore[type-arg]  # generic in the stubs alone
         """
         self._show_ignored(reason)
         if not self.request.chord:
+            self._answer_for_its_chain()
             raise Ignore(reason) from None
+
+    def _answer_for_its_chain(self) -> None:
+        """Have a chord go on whose member is the chain that ends here: it waits for the last link, which never runs."""
+        links: Sequence[Any] = self.request.chain or ()
+        for link in links:
+            options = link["options"]
+            if "chord" in options:
+                last = Context(link, **options, id=options["task_id"], group=options["group_id"])
+                self.backend.mark_as_done(options["task_id"], None, last)
 
     def _show_ignored(self, reason: str) -> None:
         """Have Flower and the result backend show the state: Celery itself leaves an ignored run at STARTED."""

@@ -39,12 +39,18 @@ def running_in(directory: Path) -> list[str]:
     return found
 
 
+def logs_of(directory: Path) -> str:
+    """Return the ends of the logs that a demo keeps there when a promise was not kept."""
+    logs = sorted(directory.glob("qbo-demo-logs-*/*"))
+    return "".join(f"\n{log.name}:\n{log.read_text()[-3000:]}" for log in logs)
+
+
 def test_the_demo_keeps_every_promise_and_leaves_nothing_behind(tmp_path: Path) -> None:
     # What lies in the user's directory and environment is not the demo's business.
     (tmp_path / ".env").write_text("QBO_DATABASE_URL=postgresql://127.0.0.1:9/none\nQBO_LEASE_SECONDS=x\n")
     demo = start(tmp_path, "--connections", "40", "--json", REDIS_URL="redis://127.0.0.1:9/0")
     out, err = demo.communicate(timeout=110)
-    assert demo.returncode == 0, out + err
+    assert demo.returncode == 0, f"{err}{out}{logs_of(tmp_path)}"
     report = json.loads(out)
     assert report["all_hold"] is True
     assert all(check["holds"] for check in report["checks"])

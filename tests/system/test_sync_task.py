@@ -169,6 +169,27 @@ def test_in_a_chord_a_paused_run_does_not_keep_the_others_waiting(
     assert missed(fleet, paused) == 1
 
 
+def test_a_chain_that_ends_early_in_a_chord_does_not_keep_the_others_waiting(
+    start_host: Callable[..., Host], programs: Programs, fleet: Fleet
+) -> None:
+    healthy, paused = fleet.connect(2)
+    hold(fleet, paused)
+    host = start_host(POOLS[0])
+    programs.ready_worker()
+
+    def task(name: str, *args: int, immutable: bool = True) -> Any:
+        return host.app.signature(f"host.{name}", args=args, queue="host", immutable=immutable)
+
+    ends_early = chain(task("sync", paused.id), task("sync_anyway", healthy.id), task("sync", healthy.id), app=host.app)
+    body = task("total", immutable=False)
+    assert chord([ends_early, task("sync", healthy.id)], app=host.app)(body).get(timeout=PATIENCE_S) == [
+        None,
+        "version 2",
+    ]
+    assert missed(fleet, paused) == 1
+    assert f"anyway {healthy.id}" not in host.notes()
+
+
 def test_in_a_chord_a_run_that_is_skipped_without_postgresql_does_not_keep_the_others_waiting(
     start_host: Callable[..., Host], fleet: Fleet
 ) -> None:
