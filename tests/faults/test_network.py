@@ -112,7 +112,7 @@ def test_row_9_a_request_that_a_box_between_delivers_late_meets_no_second_call(
     # The proxy keeps the request past our deadline and delivers it while the lease still holds.
     fleet.simulator.set_policy("grace")
     (connected,) = fleet.connect()
-    worker = start_worker(INTUIT_TOKEN_URL=intuit.url, **SHORT).refresher
+    worker = start_worker(INTUIT_TOKEN_URL=intuit.url, LEASE_SECONDS="6").refresher
     intuit.set(up=Way(stalled=True))
     assert sweep(worker, connected).reason == "unknown"
     assert fleet.simulator.check().calls == 0
