@@ -81,7 +81,7 @@ def test_malformed_apps_are_not_taken_for_absent_ones(run: Run, fleet: Fleet, mo
     monkeypatch.setenv("INTUIT_APPS", "[{")
     status, out, err = run("app")
     assert (status, out) == (2, "")
-    assert err.startswith("qbo-refresh: INTUIT_APPS must be a JSON list of")
+    assert err.startswith("qbo-refresh: INTUIT_APPS is not a JSON list of apps: write")
 
 
 def test_another_deployments_blocked_secret_is_told_apart(run: Run, fleet: Fleet, one: Attempts) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from qbo_refresh.errors import QboRefreshError
-from worker.settings import env_file
+from worker.settings import env_file, wording
 from worker.settings.apps import App
 from worker.settings.errors import CREDENTIALS, EMBEDDED, KEYS, SettingsError
 from worker.settings.urls import API_URLS, REVOKE_URL, TOKEN_URL
@@ -74,5 +74,4 @@ def read() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        problems = "; ".join(f"{str(e['loc'][0]).removeprefix('QBO_').upper()}: {e['msg']}" for e in error.errors())
-        raise SettingsError(f"The configuration is wrong. {problems}.") from None
+        raise SettingsError("\n".join(wording.complaints(error, Settings.model_fields))) from None

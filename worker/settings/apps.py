@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from qbo_refresh.secret import Secret
 from worker.settings.errors import SettingsError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +20,46 @@ class App:
     secrets: tuple[Secret, ...]
 
 
-def parse(text: str) -> Iterable[App]:
-    """Yield the apps that a JSON list has.
+_PRINTED = re.compile(r"[\x21-\x7e]+")
+
+
+def copied(name: str, text: str) -> str:
+    """Return a client id or a secret as it is.
 
     Raises:
-        SettingsError: It is no such list.
+        SettingsError: It has in it what Intuit's never have: more was copied than it.
+    """
+    if _PRINTED.fullmatch(text):
+        return text
+    raise SettingsError(
+        f"{name} is not visible ASCII characters alone (a space or a line break came with it):"
+        " copy it again from your app's page at developer.intuit.com."
+    )
+
+
+def parse(text: str) -> tuple[App, ...]:
+    """Return the apps that a JSON list has.
+
+    Raises:
+        SettingsError: It is no such list, or has none.
     """
     mend = (
-        'INTUIT_APPS must be a JSON list of {"environment": "production" or "sandbox", "client_id": …,'
-        ' "client_secret": …, "client_secret_previous": … (optional)}.'
+        'INTUIT_APPS is not a JSON list of apps: write [{"environment": "production" or "sandbox", "client_id": "…",'
+        ' "client_secret": "…", "client_secret_previous": "…" (optional)}, …].'
     )
     try:
-        entries = json.loads(text)
-        for entry in entries:
-            secrets = [entry["client_secret"], entry.get("client_secret_previous")]
-            if entry["environment"] not in {"production", "sandbox"} or not isinstance(entry["client_id"], str):
-                raise SettingsError(mend)
-            yield App(entry["environment"], entry["client_id"], tuple(Secret(s) for s in secrets if s))
+        apps = tuple(_app(entry) for entry in json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError):
         raise SettingsError(mend) from None
+    if not apps:
+        raise SettingsError(mend)
+    return apps
+
+
+def _app(entry: Any) -> App:
+    if entry["environment"] not in {"production", "sandbox"}:
+        raise ValueError
+    previous = entry.get("client_secret_previous")
+    secrets = [entry["client_secret"], *([previous] if previous else [])]
+    client_id, *secrets = (copied("INTUIT_APPS (an id or a secret)", each) for each in (entry["client_id"], *secrets))
+    return App(entry["environment"], client_id, tuple(map(Secret, secrets)))

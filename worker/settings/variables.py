@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, AliasGenerator, Field, SecretStr, field_validator
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Stands in RECONNECT_URL for a host's own id of a connection.
 EXTERNAL_ID = "{external_id}"
+_URL: Any = {"pattern": r"^https?://\S+$", "description": "a URL that begins with https:// or http://"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,11 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = None
     migration_database_url: SecretStr | None = None
-    database_schema: str = Field("qbo", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    database_schema: str = Field(
+        "qbo",
+        pattern=r"^[a-z_][a-z0-9_]{0,62}$",
+        description="a name of at most 63 small letters, digits and _ that begins with no digit",
+    )
     redis_url: SecretStr | None = None
     token_keys: SecretStr | None = None
     token_keys_file: Path | None = None
@@ -80,34 +85,34 @@ class Settings(BaseSettings):
     intuit_token_url: str = urls.TOKEN_URL
     intuit_revoke_url: str = urls.REVOKE_URL
     intuit_api_url: str | None = None
-    intuit_authorize_url: str = AUTHORIZE_URL
-    intuit_redirect_url: str | None = None
-    allow_token_url: str | None = None
-    reconnect_url: str | None = None
-    event_task: str | None = None
-    event_queue: str = Field("celery", min_length=1, max_length=255)
+    intuit_authorize_url: str = Field(AUTHORIZE_URL, **_URL)
+    intuit_redirect_url: str | None = Field(None, **_URL)
+    allow_token_url: str | None = Field(None, **_URL)
+    reconnect_url: str | None = Field(
+        None,
+        pattern=r"^https?://\S*\{external_id\}\S*$",
+        description=f"a URL of yours that contains {EXTERNAL_ID}",
+    )
+    event_task: str | None = Field(None, pattern=r"^\S+$", description="the name of a task, without spaces")
+    event_queue: str = Field("celery", min_length=1, max_length=255, description="a name of at most 255 characters")
     event_broker_url: SecretStr | None = None
+    flower_basic_auth: SecretStr | None = None
     refresh_per_minute: int = Field(1200, ge=1, le=10_000_000)
     lease_seconds: float = Field(60, ge=1, le=LONGEST_LEASE.total_seconds(), allow_inf_nan=False)
     confirm_after_seconds: float = Field(900, ge=0, le=30 * 86400, allow_inf_nan=False)
     backoff_seconds: float = Field(60, gt=0, le=3600, allow_inf_nan=False)
     sweep_seconds: float = Field(60, gt=0, le=3600, allow_inf_nan=False)
-    heartbeat_url: str | None = None
+    heartbeat_url: str | None = Field(None, **_URL)
     sentry_dsn: SecretStr | None = None
-    sentry_environment: str | None = None
+    sentry_environment: str | None = Field(
+        None, pattern=r"^[^\s/]{1,64}$", description="a name of at most 64 characters without spaces and slashes"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
-
-    @field_validator("reconnect_url")
-    @classmethod
-    def _template(cls, value: str | None) -> str | None:
-        if value is None or (value.startswith(("https://", "http://")) and EXTERNAL_ID in value):
-            return value
-        raise ValueError(f"it must be a URL of yours that contains {EXTERNAL_ID}")
 
     @property
     def pace(self) -> Pace:
@@ -179,6 +184,21 @@ class Settings(BaseSettings):
             urls.check_transport("EVENT_BROKER_URL", each.partition("://")[0])
         return EventTarget(self.event_task, self.event_queue, Secret(url))
 
+    def flower_login(self) -> Secret | None:
+        """Return who may log in to Flower, as Flower reads it: `user:password[,user:password…]`; None for unset.
+
+        Raises:
+            SettingsError: Nobody could log in with a part of it.
+        """
+        if self.flower_basic_auth is None:
+            return None
+        logins = self.flower_basic_auth.get_secret_value()
+        if not all(all(login.partition(":")) for login in logins.split(",")):
+            raise SettingsError(
+                "FLOWER_BASIC_AUTH is not a user and a password with a colon between: write user:password, or unset it."
+            )
+        return Secret(logins)
+
     def keyring(self) -> Keyring:
         """Return the keys that seal and open tokens.
 
@@ -224,20 +244,20 @@ class Settings(BaseSettings):
             SettingsError: None is configured, or one is malformed.
         """
         if self.intuit_apps is not None:
-            return tuple(apps.parse(self.intuit_apps.get_secret_value()))
+            return apps.parse(self.intuit_apps.get_secret_value())
         if self.intuit_client_id is None or self.intuit_client_secret is None:
             raise SettingsError(
                 "INTUIT_CLIENT_ID and INTUIT_CLIENT_SECRET are not set: copy them from your app's page at"
                 " developer.intuit.com, Keys and credentials."
             )
-        secrets = (self.intuit_client_secret, self.intuit_client_secret_previous)
-        return (
-            App(
-                self.intuit_environment,
-                self.intuit_client_id,
-                tuple(Secret(secret.get_secret_value()) for secret in secrets if secret is not None),
-            ),
-        )
+        previous = self.intuit_client_secret_previous
+        named = {
+            "INTUIT_CLIENT_ID": self.intuit_client_id,
+            "INTUIT_CLIENT_SECRET": self.intuit_client_secret.get_secret_value(),
+            "INTUIT_CLIENT_SECRET_PREVIOUS": previous.get_secret_value() if previous else None,
+        }
+        client_id, *secrets = (apps.copied(name, text) for name, text in named.items() if text is not None)
+        return (App(self.intuit_environment, client_id, tuple(map(Secret, secrets))),)
 
     def endpoint(self) -> Endpoint:
         """Return Intuit's URLs, each Intuit's own, on loopback, or the one that ALLOW_TOKEN_URL names.
