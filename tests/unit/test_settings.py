@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CANARY = "canary-value"
-ONE_KEY = sealing.new_key()
+ONE_KEY = base64.b64encode(bytes(32)).decode()  # the same in each process of pytest
 ONE_APP = {"environment": "sandbox", "client_id": "one", "client_secret": CANARY}
 
 
@@ -87,13 +87,13 @@ MALFORMED: dict[str, tuple[Callable[[Settings], Any] | None, list[str]]] = {
     "database_url": (Settings.database, [f"mysql://{CANARY}", CANARY, f"postgres://u:{CANARY}/x@h/d"]),
     "migration_database_url": (lambda config: config.database(migration=True), [CANARY, f"postgres://u:{CANARY}/x@h"]),
     "database_schema": (None, [f'{CANARY}"; DROP', "Upper", "1st", "x" * 64]),
-    "redis_url": (Settings.redis, [f"amqp://{CANARY}", CANARY, f"redis://:{CANARY}/x@h:1/0"]),
+    "redis_url": (Settings.redis, [f"amqp://{CANARY}", CANARY, f"redis://:{CANARY}/x@h:1/0", f"redis://h?socket_timeout={CANARY}"]),
     "token_keys": (Settings.keyring, [CANARY, f"k1:{CANARY}", f"k1:{ONE_KEY},k1:{ONE_KEY}"]),
     "token_keys_file": (Settings.keyring, ["missing-file", "."]),
     "lookup_key": (Settings.lookup, [CANARY, base64.b64encode(b"short").decode()]),
-    "intuit_client_id": (Settings.apps, [f"{CANARY} two", f"{CANARY}\n", "caf\xe9"]),
-    "intuit_client_secret": (Settings.apps, [f"{CANARY} two", f"{CANARY}\n"]),
-    "intuit_client_secret_previous": (Settings.apps, [f"{CANARY} two"]),
+    "intuit_client_id": (Settings.apps, [f"{CANARY} ", f"{CANARY}\n", "caf\xe9"]),
+    "intuit_client_secret": (Settings.apps, [f" {CANARY}", f"{CANARY}\n"]),
+    "intuit_client_secret_previous": (Settings.apps, [f"{CANARY}\t"]),
     "intuit_environment": (None, [CANARY, "Production"]),
     "intuit_apps": (
         Settings.apps,
@@ -119,7 +119,10 @@ MALFORMED: dict[str, tuple[Callable[[Settings], Any] | None, list[str]]] = {
     "reconnect_url": (None, ["https://host.example/", f"javascript:{CANARY}", "/reconnect/{external_id}"]),
     "event_task": (None, [f"{CANARY} task"]),
     "event_queue": (None, [CANARY * 30]),
-    "event_broker_url": (Settings.event_target, [CANARY, f"http://u:{CANARY}@h/", f"amqp://u:{CANARY}/x@h:abc//"]),
+    "event_broker_url": (
+        Settings.event_target,
+        [CANARY, "kafka://h", f"http://u:{CANARY}@h/", f"amqp://u:{CANARY}/x@h:abc//"],
+    ),
     "flower_basic_auth": (Settings.flower_login, [CANARY, f":{CANARY}", f"{CANARY}:", f"user:{CANARY},{CANARY}"]),
     "refresh_per_minute": (None, ["0", "1.5", "10000001", CANARY]),
     "lease_seconds": (None, ["0", "nan", "100000", CANARY]),

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from qbo_refresh.errors import QboRefreshError
 from worker.settings import env_file, wording
 from worker.settings.apps import App
-from worker.settings.errors import CREDENTIALS, EMBEDDED, KEYS, SettingsError
+from worker.settings.errors import CREDENTIALS, EMBEDDED, KEYS, SettingsError, Unset
 from worker.settings.urls import API_URLS, REVOKE_URL, TOKEN_URL
 from worker.settings.variables import EXTERNAL_ID, Endpoint, EventTarget, Settings
 
@@ -30,6 +30,7 @@ __all__ = [
     "EventTarget",
     "Settings",
     "SettingsError",
+    "Unset",
     "demand",
     "demand_all",
     "load",
@@ -37,9 +38,9 @@ __all__ = [
 ]
 
 
-def demand_all(config: Settings) -> None:
-    """Demand what a worker needs. Raises as `demand` does."""
-    demand(config.database, config.redis, config.keyring, config.lookup, config.apps, config.endpoint)
+def demand_all(config: Settings, *more: Callable[[], object]) -> None:
+    """Demand what a worker needs, and more. Raises as `demand` does."""
+    demand(config.database, config.redis, config.keyring, config.lookup, config.apps, config.endpoint, *more)
 
 
 def demand(*reads: Callable[[], object]) -> None:
@@ -55,7 +56,7 @@ def demand(*reads: Callable[[], object]) -> None:
         except QboRefreshError as error:
             wrong.append(str(error))
     if wrong:
-        raise SettingsError("\n".join(wrong))
+        raise SettingsError("\n".join(dict.fromkeys(wrong)))
 
 
 @functools.cache

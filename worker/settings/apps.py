@@ -20,7 +20,8 @@ class App:
     secrets: tuple[Secret, ...]
 
 
-_PRINTED = re.compile(r"[\x21-\x7e]+")
+# RFC 6749 A.1 and A.2, less spaces at the ends.
+_PRINTED = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 
 def copied(name: str, text: str) -> str:
@@ -32,7 +33,7 @@ def copied(name: str, text: str) -> str:
     if _PRINTED.fullmatch(text):
         return text
     raise SettingsError(
-        f"{name} is not visible ASCII characters alone (a space or a line break came with it):"
+        f"{name} is not visible ASCII characters alone, or begins or ends with a space:"
         " copy it again from your app's page at developer.intuit.com."
     )
 

@@ -15,8 +15,12 @@ class SettingsError(QboRefreshError):
     """A setting is missing or malformed. The text names the variable and the mend, never its value."""
 
 
-def unset(sentence: str, *, kept_in: str) -> SettingsError:
+class Unset(SettingsError):
+    """A setting is missing: for a command that can do without, that is no mistake."""
+
+
+def unset(sentence: str, *, kept_in: str) -> Unset:
     """Return the error for a missing variable. It names the file that has it where `run --embedded` was tried."""
     kept = EMBEDDED / kept_in
     here = f" (`run --embedded` has left it in {kept}: `set -a; . {kept}`)" if kept.is_file() else ""
-    return SettingsError(f"{sentence}{here}.")
+    return Unset(f"{sentence}{here}.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import urlsplit
 
+import redis
+
 from worker import reaching
 from worker.settings.errors import SettingsError
 
@@ -50,6 +52,19 @@ def check_address(name: str, url: str) -> None:
         raise SettingsError(reaching.malformed(name).sentence) from None
 
 
+def check_redis(name: str, url: str) -> None:
+    """Return if redis-py can read a variable's URL, options in its query included.
+
+    Raises:
+        SettingsError: It cannot.
+    """
+    check_address(name, url)
+    try:
+        redis.connection.parse_url(url)  # type: ignore[no-untyped-call] # redis-py's
+    except ValueError:
+        raise SettingsError(reaching.malformed(name).sentence) from None
+
+
 def check_transport(name: str, scheme: str) -> None:
     """Return if kombu has a transport for the scheme of a variable's URL.
 
@@ -60,7 +75,7 @@ def check_transport(name: str, scheme: str) -> None:
 
     try:
         resolve_transport(scheme)
-    except (ImportError, KeyError):
+    except (ImportError, KeyError, NameError):  # the last by kombu (5.7) where Kafka's client is missing
         raise SettingsError(
             f"{name} is no URL of a broker that is supported here: it must begin with redis://, rediss://,"
             " amqp://, amqps:// or another scheme whose kombu transport is installed."

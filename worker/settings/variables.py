@@ -18,7 +18,7 @@ from worker.policy import LONGEST_LEASE, Pace
 from worker.settings import apps, urls
 from worker.settings.apps import App
 from worker.settings.env_file import ENV_FILE
-from worker.settings.errors import CREDENTIALS, KEYS, SettingsError, unset
+from worker.settings.errors import CREDENTIALS, KEYS, SettingsError, Unset, unset
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -167,7 +167,7 @@ class Settings(BaseSettings):
         url = self.redis_url.get_secret_value()
         if url.partition("://")[0] not in {"redis", "rediss"}:
             raise SettingsError("REDIS_URL is not a Redis URL: it must begin with redis:// or rediss://.")
-        urls.check_address("REDIS_URL", url)
+        urls.check_redis("REDIS_URL", url)
         return url
 
     def event_target(self) -> EventTarget | None:
@@ -246,7 +246,7 @@ class Settings(BaseSettings):
         if self.intuit_apps is not None:
             return apps.parse(self.intuit_apps.get_secret_value())
         if self.intuit_client_id is None or self.intuit_client_secret is None:
-            raise SettingsError(
+            raise Unset(
                 "INTUIT_CLIENT_ID and INTUIT_CLIENT_SECRET are not set: copy them from your app's page at"
                 " developer.intuit.com, Keys and credentials."
             )
