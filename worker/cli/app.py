@@ -31,8 +31,6 @@ def app(context: click.Context, *, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     config = settings.load()
-    if config.intuit_apps is not None:
-        config.apps()  # a malformed one is said, and not taken for secrets that are elsewhere
     with open_database(config) as db:
         found = totals.app_states(db)
         mine = held.secrets(found, config) or ()
