@@ -118,6 +118,20 @@ def test_another_deployments_blocked_secret_is_told_apart(run: Run, fleet: Fleet
     assert "blocked      another deployment's secret" in run("app")[1]
 
 
+def test_a_previous_secret_is_not_tried_while_the_current_one_works(run: Run, fleet: Fleet, one: Attempts) -> None:
+    # Seen to fail: "next try …" was said of it as soon as another deployment's secret was blocked, too.
+    blocked(fleet, one, 1)
+    said = "Intuit answers invalid_client; not tried while the current one works\n"
+    assert said in run("app")[1]
+    fleet.db.execute(
+        "INSERT INTO qbo.app_blocks (app_id, secret_hash, reason, connection_ids, blocked_at)"
+        " SELECT app_id, 'x', reason, connection_ids, blocked_at FROM qbo.app_blocks"
+    )
+    assert said in run("app")[1]
+    blocked(fleet, one, 0)
+    assert said not in run("app")[1]
+
+
 def test_unblocking_lets_all_go_at_once_and_tells_once(run: Run, fleet: Fleet, one: Attempts) -> None:
     blocked(fleet, one, 0)
     blocked(fleet, one, 1)
