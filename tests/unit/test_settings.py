@@ -87,7 +87,10 @@ MALFORMED: dict[str, tuple[Callable[[Settings], Any] | None, list[str]]] = {
     "database_url": (Settings.database, [f"mysql://{CANARY}", CANARY, f"postgres://u:{CANARY}/x@h/d"]),
     "migration_database_url": (lambda config: config.database(migration=True), [CANARY, f"postgres://u:{CANARY}/x@h"]),
     "database_schema": (None, [f'{CANARY}"; DROP', "Upper", "1st", "x" * 64]),
-    "redis_url": (Settings.redis, [f"amqp://{CANARY}", CANARY, f"redis://:{CANARY}/x@h:1/0", f"redis://h?socket_timeout={CANARY}"]),
+    "redis_url": (
+        Settings.redis,
+        [f"amqp://{CANARY}", CANARY, f"redis://:{CANARY}/x@h:1/0", f"redis://h?socket_timeout={CANARY}"],
+    ),
     "token_keys": (Settings.keyring, [CANARY, f"k1:{CANARY}", f"k1:{ONE_KEY},k1:{ONE_KEY}"]),
     "token_keys_file": (Settings.keyring, ["missing-file", "."]),
     "lookup_key": (Settings.lookup, [CANARY, base64.b64encode(b"short").decode()]),

@@ -47,7 +47,7 @@ def import_(
     """Take over the connections in FILE: CSV under a header, or JSON lines; - is standard input.
 
     \b
-    Columns  realm_id, refresh_token
+    Columns  realm_id (digits), refresh_token
     and      access_token, environment, client_id, external_id, label,
              token_obtained_at, access_expires_at, refresh_expires_at, hard_expires_at
              (times in ISO 8601 with a zone)
