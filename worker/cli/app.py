@@ -9,6 +9,7 @@ import click
 
 from worker import settings
 from worker.cli.choosing import app_options, choose_apps, open_database
+from worker.cli.help import Group
 from worker.cli.printing import counted, json_option, print_json, printable
 from worker.moments import about, from_now
 from worker.store import apps as store
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from worker.store.totals import AppState, Block, Total
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @json_option
 @click.pass_context
 def app(context: click.Context, *, as_json: bool) -> None:

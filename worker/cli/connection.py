@@ -58,6 +58,7 @@ _everything = click.option("--all", "everything", is_flag=True, help="Everything
 @one_label_or_share
 @_everything
 @click.option("--reason", help="Why, for those who find it frozen (with --all).")
+@json_option
 def freeze(
     *, connection: str | None, label: str | None, share: int | None, everything: bool, reason: str | None, as_json: bool
 ) -> None:
@@ -70,6 +71,7 @@ def freeze(
 @click.command()
 @one_label_or_share
 @_everything
+@json_option
 def thaw(*, connection: str | None, label: str | None, share: int | None, everything: bool, as_json: bool) -> None:
     """Refresh one CONNECTION, those of a --label, a --share, or --all again.
 

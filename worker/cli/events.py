@@ -10,6 +10,7 @@ import click
 from qbo_refresh.status import Event
 from worker import settings
 from worker.cli.choosing import open_database, resolve
+from worker.cli.help import Group
 from worker.cli.printing import counted, is_on_a_screen, json_option, plain, print_json, printable, say
 from worker.delivery import as_message
 from worker.moments import exactly
@@ -34,10 +35,16 @@ _ASK_EVERY_S = 1.0
 _LATE = 1000  # ids
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @click.option("--after", type=click.IntRange(0), help="Those after the event with this id.")
 @click.option("--connection", metavar="CONNECTION", help="Those of one connection.")
-@click.option("--type", "event_type", type=click.Choice([str(event) for event in Event]), help="Those of one type.")
+@click.option(
+    "--type",
+    "event_type",
+    type=click.Choice([str(event) for event in Event]),
+    metavar="TYPE",
+    help=f"Those of one type: {', '.join(Event)}.",
+)
 @click.option("--undelivered", is_flag=True, help="Those that wait for delivery.")
 @click.option("--follow", is_flag=True, help="Go on, with each new one as it comes.")
 @click.option("--limit", type=click.IntRange(0), default=50, show_default=True, help="At most so many; 0: all.")

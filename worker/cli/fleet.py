@@ -29,7 +29,12 @@ _EXPENDABLE = {"access": 4, "hard limit": 3, "last": 2, "holds": 1}
 
 
 @click.command(name="list")
-@click.option("--status", type=click.Choice([str(status) for status in Status]), help="Those with this status.")
+@click.option(
+    "--status",
+    type=click.Choice([str(status) for status in Status]),
+    metavar="STATUS",
+    help=f"Those with this status: {', '.join(Status)}.",
+)
 @click.option("--label", help="Those with this label.")
 @click.option("--due", is_flag=True, help="Those that are due now.")
 @click.option("--held", is_flag=True, help="Those whose syncs are paused.")
