@@ -88,7 +88,7 @@ def test_malformed_apps_and_keys_are_not_taken_for_absent_ones(
     monkeypatch.setenv(f"QBO_{variable}", value)
     status, out, err = run(command, *([str(made.id)] if command == "explain" else []))
     assert (status, out) == (2, "")
-    assert err.startswith(f"qbo-refresh: {variable} is not ")
+    assert err.startswith(f"qbo-refresh: {variable} ")
     assert err.count("\n") == 1
 
 

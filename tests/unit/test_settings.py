@@ -94,7 +94,7 @@ MALFORMED: dict[str, tuple[Callable[[Settings], Any] | None, list[str]]] = {
     "token_keys": (Settings.keyring, [CANARY, f"k1:{CANARY}", f"k1:{ONE_KEY},k1:{ONE_KEY}"]),
     "token_keys_file": (Settings.keyring, ["missing-file", "."]),
     "lookup_key": (Settings.lookup, [CANARY, base64.b64encode(b"short").decode()]),
-    "intuit_client_id": (Settings.apps, [f"{CANARY} ", f"{CANARY}\n", "caf\xe9"]),
+    "intuit_client_id": (Settings.apps, [f"{CANARY} ", f"{CANARY}\n"]),
     "intuit_client_secret": (Settings.apps, [f" {CANARY}", f"{CANARY}\n"]),
     "intuit_client_secret_previous": (Settings.apps, [f"{CANARY}\t"]),
     "intuit_environment": (None, [CANARY, "Production"]),

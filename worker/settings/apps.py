@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,21 +19,17 @@ class App:
     secrets: tuple[Secret, ...]
 
 
-# RFC 6749 A.1 and A.2, less spaces at the ends.
-_PRINTED = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
-
-
 def copied(name: str, text: str) -> str:
     """Return a client id or a secret as it is.
 
     Raises:
-        SettingsError: It has in it what Intuit's never have: more was copied than it.
+        SettingsError: More was copied than it.
     """
-    if _PRINTED.fullmatch(text):
+    if text.isprintable() and text == text.strip():
         return text
     raise SettingsError(
-        f"{name} is not visible ASCII characters alone, or begins or ends with a space:"
-        " copy it again from your app's page at developer.intuit.com."
+        f"{name} has spaces around it, or a line break in it: copy it again from your app's page at"
+        " developer.intuit.com."
     )
 
 
@@ -58,7 +53,7 @@ def parse(text: str) -> tuple[App, ...]:
 
 
 def _app(entry: Any) -> App:
-    if entry["environment"] not in {"production", "sandbox"}:
+    if entry["environment"] not in {"production", "sandbox"} or not (entry["client_id"] and entry["client_secret"]):
         raise ValueError
     previous = entry.get("client_secret_previous")
     secrets = [entry["client_secret"], *([previous] if previous else [])]
