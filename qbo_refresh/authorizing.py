@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SCOPE = "com.intuit.quickbooks.accounting"
 STATE_LIVES_S = 600
 _CODE = re.compile(r"[\x21-\x7e]{1,4096}")
-_REALM = re.compile(r"[\x21-\x7e]{1,64}")  # as the import takes them
+_REALM = re.compile(r"[\x21-\x7e]{1,64}")  # wider than the import's: here it is Intuit's own word
 _ASK_AGAIN_S, _RETRY_AFTER_S = 3.0, 2.0
 
 

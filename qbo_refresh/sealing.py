@@ -123,7 +123,7 @@ def _entries(text: str, *, name: str, mend: str) -> Iterator[tuple[str, str]]:
 
 def _masters(text: str) -> dict[str, bytes]:
     entries = _entries(text, name="TOKEN_KEYS", mend="make one with `qbo-refresh keys new`")
-    return {key_id: _decode(encoded, name=f"the key {key_id!r} in TOKEN_KEYS") for key_id, encoded in entries}
+    return {key_id: _decode(encoded, name=f"TOKEN_KEYS (the key {key_id!r})") for key_id, encoded in entries}
 
 
 def client_keys(token_keys: str) -> str:

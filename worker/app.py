@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import sys
 
 from celery import Celery
@@ -73,9 +74,18 @@ def make(config: settings.Settings) -> Celery:
     return app
 
 
+def _give_flower_its_login(config: settings.Settings) -> None:
+    # It knows neither the prefix nor the .env file, and with a login that is none it would let nobody in.
+    login = config.flower_login()
+    if login is not None:
+        os.environ["FLOWER_BASIC_AUTH"] = login.reveal()
+
+
 try:
     lifecycle.connect()
     app = make(settings.load())
+    if "flower" in sys.argv[1:]:
+        _give_flower_its_login(settings.load())
 except QboRefreshError as error:
     sys.stderr.write(f"{error}\n")
     raise SystemExit(2) from None

@@ -46,6 +46,25 @@ def connection_to(target: EventTarget) -> kombu.Connection:
     return connection
 
 
+def _connect(connection: kombu.Connection) -> None:
+    connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
+
+
+def answers(target: EventTarget) -> str:
+    """Return what kind of broker answers (`redis`, `amqp`, …), over a connection that is closed again.
+
+    Raises:
+        BrokerTrouble: None does, or it refuses.
+    """
+    connection = connection_to(target)
+    try:
+        with _in_words(connection):
+            _connect(connection)
+        return str(connection.transport.driver_type)
+    finally:
+        _release(connection)
+
+
 @contextlib.contextmanager
 def reach(
     target: EventTarget, task_message: Callable[[EventTarget, EventMessage], Any]
@@ -62,7 +81,7 @@ def reach(
     connection = connection_to(target)
     try:
         with _in_words(connection):
-            connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
+            _connect(connection)
             channel: Any = connection.channel()
             if connection.transport.driver_type == "amqp":
                 # To a queue that is not there the exchange would drop it, and confirm that. Passive: it is the host's.
@@ -76,8 +95,12 @@ def reach(
 
         yield send
     finally:
-        with contextlib.suppress(BrokerTrouble), _in_words(connection):
-            connection.release()
+        _release(connection)
+
+
+def _release(connection: kombu.Connection) -> None:
+    with contextlib.suppress(BrokerTrouble), _in_words(connection):
+        connection.release()
 
 
 def _publish(

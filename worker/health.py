@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from qbo_refresh.errors import QboRefreshError
 from worker import queues, reaching
 from worker.moments import long
+from worker.settings import Unset
 from worker.store import control as control_row
 from worker.store import held
 from worker.store import totals as figures
@@ -72,8 +72,15 @@ def _grouped(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 def take(db: Database, config: Settings) -> Health:
-    """Gather it: one pass over the connections, a few small statements, one round trip to Redis, which may be away."""
-    lengths, trouble = queue_lengths(config)
+    """Gather it: one pass over the connections, a few small statements, one round trip to Redis, which may be away.
+
+    Raises:
+        SettingsError, BadKeys: A setting that says where Redis is, or which keys are here, is malformed.
+    """
+    try:
+        lengths, trouble = queue_lengths(config)
+    except Unset as error:
+        lengths, trouble = None, str(error)
     apps = figures.app_states(db)
     held_here = held.secrets(apps, config)
     return Health(
@@ -90,14 +97,14 @@ def take(db: Database, config: Settings) -> Health:
 
 
 def queue_lengths(config: Settings) -> tuple[dict[str, int] | None, str | None]:
-    """Return how many messages wait in each queue, or None and why Redis cannot be asked."""
-    try:
-        url = config.redis()
-        client = redis.Redis.from_url(url, socket_timeout=_REDIS_WITHIN_S, socket_connect_timeout=_REDIS_WITHIN_S)
-    except QboRefreshError as error:
-        return None, str(error)
-    except ValueError:
-        return None, reaching.malformed("REDIS_URL").sentence
+    """Return how many messages wait in each queue, or None and why Redis cannot be asked.
+
+    Raises:
+        SettingsError: REDIS_URL is malformed, or missing (Unset).
+    """
+    client = redis.Redis.from_url(
+        config.redis(), socket_timeout=_REDIS_WITHIN_S, socket_connect_timeout=_REDIS_WITHIN_S
+    )
     try:
         with client.pipeline(transaction=False) as pipe:
             for name in queues.ALL:

@@ -62,10 +62,7 @@ def database(error: BaseException) -> Trouble:
 
 def broker(url: str) -> Trouble | None:
     """Ask Redis at REDIS_URL once, for two seconds at most; None if it answers."""
-    try:
-        client = redis.Redis.from_url(url, socket_timeout=PING_WITHIN_S, socket_connect_timeout=PING_WITHIN_S)
-    except ValueError:
-        return malformed("REDIS_URL")
+    client = redis.Redis.from_url(url, socket_timeout=PING_WITHIN_S, socket_connect_timeout=PING_WITHIN_S)
     try:
         client.ping()
     except redis.RedisError as error:
@@ -84,6 +81,30 @@ def redis_trouble(error: redis.RedisError) -> Trouble:
             "Redis at REDIS_URL cannot be reached: is it running, and are host and port right?", may_pass=True
         )
     return Trouble(f"Redis at REDIS_URL refuses to work ({type(error).__name__}).", may_pass=True)
+
+
+# As above, for whatever kombu speaks to.
+_EVENT_BROKER = (
+    ("invalid username-password", "refuses the user or the password: correct them."),
+    ("Authentication required", "wants a password: add it."),
+    ("ACCESS_REFUSED", "refuses the user, the password or the virtual host: correct them."),
+    ("NOT_ALLOWED", "refuses the virtual host: correct it, or let the user in."),
+    ("certificate", "has a certificate that is not trusted here."),
+)
+
+
+def event_broker(error: BaseException, reason: str) -> str:
+    """Say why the broker at EVENT_BROKER_URL takes no events.
+
+    Args:
+        error: What is not repeated.
+        reason: `unreachable`, or another word if something answers there.
+    """
+    text = _texts(error)
+    whys = [why for pattern, why in _EVENT_BROKER if pattern in text]
+    if not whys and reason == "unreachable":
+        whys = ["cannot be reached: is it running, and are scheme, host and port right?"]
+    return f"EVENT_BROKER_URL's broker {(whys or ['does not answer as its scheme says: is it the right one?'])[0]}"
 
 
 def malformed(variable: str) -> Trouble:

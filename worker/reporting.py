@@ -89,6 +89,8 @@ def _known_secrets(config: Settings) -> Iterator[str]:
     for url in (config.database_url, config.migration_database_url, config.redis_url, config.event_broker_url):
         for each in (url.get_secret_value() if url else "").split(";"):  # kombu takes several brokers in one
             yield from _password(each)
+    login = config.flower_basic_auth
+    yield from (each.partition(":")[2] for each in (login.get_secret_value() if login else "").split(","))
     for keys in (config.token_keys, config.lookup_key):
         yield from _keys(keys.get_secret_value() if keys else "")
     if config.token_keys_file is not None:

@@ -76,18 +76,60 @@ def test_after_a_rotation_all_count_until_each_was_refreshed_with_the_new_secret
     assert still() == 2
 
 
-def test_malformed_apps_are_not_taken_for_absent_ones(run: Run, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    fleet.connect()
-    monkeypatch.setenv("INTUIT_APPS", "[{")
-    status, out, err = run("app")
+@pytest.mark.parametrize("command", ["app", "status", "dry-run", "explain"])
+@pytest.mark.parametrize(
+    ("variable", "value"), [("INTUIT_APPS", "[{"), ("LOOKUP_KEY", "canary"), ("INTUIT_CLIENT_SECRET", "canary ")]
+)
+def test_malformed_apps_and_keys_are_not_taken_for_absent_ones(
+    run: Run, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, *, command: str, variable: str, value: str
+) -> None:
+    # Seen to fail: all but `app` went on as if there were none.
+    (made,) = fleet.connect()
+    monkeypatch.setenv(f"QBO_{variable}", value)
+    status, out, err = run(command, *([str(made.id)] if command == "explain" else []))
     assert (status, out) == (2, "")
-    assert err.startswith("qbo-refresh: INTUIT_APPS must be a JSON list of")
+    assert err.startswith(f"qbo-refresh: {variable} ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["status", "dry-run"])
+@pytest.mark.parametrize("url", ["amqp://canary", "redis://:canary/x@h:abc/0", "redis://h?socket_timeout=canary"])
+def test_a_malformed_url_of_redis_is_not_taken_for_a_redis_that_is_away(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str, url: str
+) -> None:
+    # Seen to fail: "unknown: Redis is away", and "due, but Redis is away".
+    monkeypatch.setenv("QBO_REDIS_URL", url)
+    status, out, err = run(command)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("qbo-refresh: REDIS_URL is ")
+
+
+def test_the_fleet_is_shown_where_redis_and_keys_are_not_configured(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REDIS_URL", "LOOKUP_KEY"):
+        monkeypatch.delenv(f"QBO_{name}")
+    status, out, _ = run("status")
+    assert status == 0
+    assert "! REDIS_URL is not set" in out
 
 
 def test_another_deployments_blocked_secret_is_told_apart(run: Run, fleet: Fleet, one: Attempts) -> None:
     blocked(fleet, one, 0)
     fleet.db.execute("UPDATE qbo.app_blocks SET secret_hash = 'x'")
     assert "blocked      another deployment's secret" in run("app")[1]
+
+
+def test_a_previous_secret_is_not_tried_while_the_current_one_works(run: Run, fleet: Fleet, one: Attempts) -> None:
+    # Seen to fail: "next try …" was said of it as soon as another deployment's secret was blocked, too.
+    blocked(fleet, one, 1)
+    said = "Intuit answers invalid_client; not tried while the current one works\n"
+    assert said in run("app")[1]
+    fleet.db.execute(
+        "INSERT INTO qbo.app_blocks (app_id, secret_hash, reason, connection_ids, blocked_at)"
+        " SELECT app_id, 'x', reason, connection_ids, blocked_at FROM qbo.app_blocks"
+    )
+    assert said in run("app")[1]
+    blocked(fleet, one, 0)
+    assert said not in run("app")[1]
 
 
 def test_unblocking_lets_all_go_at_once_and_tells_once(run: Run, fleet: Fleet, one: Attempts) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -128,6 +129,67 @@ def test_where_nothing_listens_neither_secret_nor_internet_is_blamed(settings: S
         State.WRONG,
         f"INTUIT_TOKEN_URL's 127.0.0.1:{port} cannot be reached: is the simulator running?",
     )
+
+
+def with_events(settings: Settings, broker: str | None, **changes: Any) -> doctor.Check:
+    url = None if broker is None else SecretStr(broker)
+    return examined(settings, event_task="host.on_event", event_broker_url=url, **changes)["event broker"]
+
+
+def test_the_broker_of_events_is_reached_if_events_are_delivered(settings: Settings) -> None:
+    # Seen to fail: there was no such check.
+    assert examined(settings)["event broker"].state is State.SKIPPED
+    assert with_events(settings, None).text == "EVENT_BROKER_URL is not set: events go to REDIS_URL"
+    found = with_events(settings, settings.redis())
+    assert (found.state, found.text) == (State.OK, "EVENT_BROKER_URL's broker (redis) answers; no event was sent")
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "redis"])
+def test_a_broker_of_events_where_nothing_listens_is_wrong(settings: Settings, scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    found = with_events(settings, f"{scheme}://u:canary@127.0.0.1:{port}/0")
+    assert (found.state, found.text) == (
+        State.WRONG,
+        "EVENT_BROKER_URL's broker cannot be reached: is it running, and are scheme, host and port right?",
+    )
+
+
+def test_a_broker_of_events_that_speaks_another_protocol_is_wrong(settings: Settings, database_url: str) -> None:
+    redis, postgres = urlsplit(settings.redis()), urlsplit(database_url)
+    for url in (f"amqp://u:canary@127.0.0.1:{redis.port}//", f"redis://:canary@127.0.0.1:{postgres.port}/0"):
+        found = with_events(settings, url)
+        assert found.state is State.WRONG, url
+        assert found.text.startswith("EVENT_BROKER_URL's broker ")
+        assert "canary" not in found.text
+
+
+def test_a_broker_of_events_that_says_nothing_is_given_up_soon(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        found = with_events(settings, f"amqp://u:canary@127.0.0.1:{silent.getsockname()[1]}//")
+    assert found.state is State.WRONG
+    assert time.monotonic() - began < 15
+
+
+def test_a_broker_of_events_that_refuses_the_password_is_wrong(settings: Settings) -> None:
+    parts = urlsplit(settings.redis())
+    found = with_events(settings, f"redis://{parts.username or ''}:canary@127.0.0.1:{parts.port}/0")
+    assert (found.state, found.text) == (
+        State.WRONG,
+        "EVENT_BROKER_URL's broker refuses the user or the password: correct them.",
+    )
+
+
+def test_what_only_some_processes_need_is_checked_too(settings: Settings) -> None:
+    # Seen to fail: "every variable that is needed is set and well-formed".
+    text = examined(
+        settings,
+        event_task="host.on_event",
+        event_broker_url=SecretStr("carrier-pigeon://canary"),
+        flower_basic_auth=SecretStr("canary"),
+    )["environment"].text
+    assert [line.split()[0] for line in text.splitlines()] == ["EVENT_BROKER_URL", "FLOWER_BASIC_AUTH"]
 
 
 def test_a_freeze_and_missing_tables_are_wrong(settings: Settings, database: Database) -> None:

@@ -90,6 +90,17 @@ def only(database: Database) -> int:
     return int(database.execute("SELECT id FROM qbo.connections").one().id)
 
 
+def test_a_realm_that_is_no_number_and_a_label_that_is_no_text_are_refused_by_their_lines(take: Any) -> None:
+    # Seen to fail: both were imported.
+    report = take(line(1), line(2, realm_id="acme-2"), {**line(3), "label": ["eu"]}, {**line(4), "label": 7})
+    assert report.reasons == [
+        (2, "realm_id is not 1 to 64 digits"),
+        (3, "label is not a JSON string"),
+        (4, "label is not a JSON string"),
+    ]
+    assert not report.kept
+
+
 def test_a_line_becomes_a_connection_that_opens(take: Import, fleet: Fleet, database: Database) -> None:
     told = {
         "label": "first",

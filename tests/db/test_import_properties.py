@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 CANARY = "RT1-canary"
 tokens = st.integers(0, 5).map(lambda number: f"{CANARY}-{number:02}-made-up-for-a-test")
-realms = st.integers(0, 5).map(lambda number: f"canary9130{number}")
+REALM = "913000777000"
+realms = st.integers(0, 5).map(lambda number: f"{REALM}{number}")
 texts = st.text(max_size=12) | st.sampled_from(["2026-01-31T12:00:00Z", "2026-01-31", "sandbox", "production", "1e9"])
 rows = st.fixed_dictionaries(
     {"realm_id": realms | texts, "refresh_token": tokens | texts},
@@ -39,6 +40,10 @@ files = st.one_of(
 )
 wishes = st.builds(Wishes, update=st.booleans(), frozen=st.booleans(), skip_bad=st.booleans(), dry_run=st.booleans())
 examples = {} if hypothesis.settings.get_current_profile_name() == "full" else {"max_examples": 60}
+
+
+def shows_a_value(text: str) -> bool:
+    return "canary" in text or REALM in text
 
 
 def ignore(step: str, *, bytes_read: int, lines_read: int) -> None:
@@ -62,13 +67,13 @@ def test_whatever_a_file_holds_is_imported_whole_or_refused_by_line_and_reason(
     else:
         refused = ""
     if refused:
-        assert "canary" not in refused
+        assert not shows_a_value(refused)
         assert connections() == before
         return
     for number, reason in report.reasons:
         assert 1 <= number <= data.count(b"\n") + data.count(b"\r") + 1
         assert reason
-        assert "canary" not in reason, "a refusal shows no value"
+        assert not shows_a_value(reason)
     assert len(report.reasons) == min(report.rejected, 100)
     if report.rejected and not wish.skip_bad:
         assert not report.kept

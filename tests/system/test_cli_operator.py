@@ -137,7 +137,7 @@ def test_doctor_prints_a_line_for_each_check(environment: dict[str, str], fleet:
     done = ended((*CLI, "doctor", "--json"), environment, tmp_path)
     checks = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, done.stdout
-    assert len(checks) == 19
+    assert len(checks) == 20
     nothing = ended((*CLI, "doctor"), {}, tmp_path)
     assert nothing.returncode == 1
     assert "TOKEN_KEYS is not set" in nothing.stdout

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
+import requests
 
 from qbo_refresh import sealing
 from tests.conftest import with_database
 from tests.support.processes import PATIENCE_S, Programs, eventually
+from worker.embedded.processes import free_port
 from worker.queues import ADHOC, REFRESH_CONNECTION
 
 if TYPE_CHECKING:
@@ -53,6 +57,32 @@ def test_a_beat_with_a_missing_or_wrong_setting_ends_with_status_2_and_one_sente
     assert beat.exit_code() == 2, beat.output()
     (sentence,) = beat.output().splitlines()
     assert variable in sentence
+
+
+def test_flower_with_a_login_that_is_none_ends_and_a_beat_does_not_care(programs: Programs) -> None:
+    # Seen to fail: Flower ran, and let nobody in.
+    variables = {"FLOWER_BASIC_AUTH": "canary"}
+    flower = programs.start("flower", f"--port={free_port()}", variables=variables)
+    beat = programs.beat(variables=variables)
+    assert flower.exit_code() == 2, flower.output()
+    (sentence,) = flower.output().splitlines()
+    assert sentence.startswith("FLOWER_BASIC_AUTH is not a user and a password")
+    assert "canary" not in sentence
+    beat.wait_for("beat: Starting")
+
+
+def test_flower_wants_the_login_that_has_our_prefix(programs: Programs) -> None:
+    # Seen to fail: Flower knows its own name of the variable alone, and let everybody in.
+    port = free_port()
+    variables = {"QBO_FLOWER_BASIC_AUTH": "operator:canary", "FLOWER_READ_ONLY": "true"}
+    programs.start("flower", "--address=127.0.0.1", f"--port={port}", variables=variables)
+
+    def answer() -> int:
+        with suppress(requests.ConnectionError):
+            return requests.get(f"http://127.0.0.1:{port}/workers", timeout=10).status_code
+        return 0
+
+    assert eventually(answer) == HTTPStatus.UNAUTHORIZED
 
 
 def test_a_worker_whose_database_goes_away_while_it_runs_refreshes_again_afterwards(

@@ -104,7 +104,7 @@ def test_the_workers_broker_goes_before_that_of_the_hosts_app() -> None:
         ({"database_url": URL, "client_keys": CANARY}, "CLIENT_KEYS must be"),
         ({"database_url": URL, "client_keys": f"k1:client:{CANARY}"}, "the key 'k1' in CLIENT_KEYS"),
         ({"database_url": URL, "client_keys": MASTER}, "CLIENT_KEYS must be what `qbo-refresh keys client` prints"),
-        ({"database_url": URL, "token_keys": sealing.client_keys(MASTER)}, "the key 'k1' in TOKEN_KEYS"),
+        ({"database_url": URL, "token_keys": sealing.client_keys(MASTER)}, "TOKEN_KEYS (the key 'k1')"),
         ({"database_url": URL, "token_keys": MASTER, "lookup_key": CANARY}, "LOOKUP_KEY"),
     ],
 )

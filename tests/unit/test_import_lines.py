@@ -151,6 +151,8 @@ def test_a_bad_csv_line_is_refused_with_its_reason(text: str | bytes, reason: st
         ('{"realm_id": true}', "realm_id is not a JSON string"),
         ('{"refresh_token": 5}', "refresh_token is not a JSON string"),
         ('{"label": {"realm_id": "9"}}', "label is not a JSON string"),
+        ('{"label": 7}', "label is not a JSON string"),
+        ('{"label": ["eu"]}', "label is not a JSON string"),
         ('{"realm_id": "9", "realm_id": "8"}', "the line has a column twice"),
         ('{"realm_id": "9", "refresh_token": "t", "colour": 1}', "unknown column 'colour'"),
         ('{"label": "a\\u0000b"}', "label has a control character in it"),

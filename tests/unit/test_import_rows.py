@@ -51,8 +51,11 @@ def test_without_realm_or_token_there_is_no_row(missing: str) -> None:
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"realm_id": "91 30"}, "realm_id is not 1 to 64 visible ASCII characters"),
-        ({"realm_id": "9" * 65}, "realm_id is not 1 to 64 visible ASCII characters"),
+        ({"realm_id": "91 30"}, "realm_id is not 1 to 64 digits"),
+        ({"realm_id": "9" * 65}, "realm_id is not 1 to 64 digits"),
+        ({"realm_id": "acme-1"}, "realm_id is not 1 to 64 digits"),
+        ({"realm_id": "-9130"}, "realm_id is not 1 to 64 digits"),
+        ({"realm_id": "\N{ARABIC-INDIC DIGIT NINE}130"}, "realm_id is not 1 to 64 digits"),
         ({"realm_id": "9.13E+15"}, "realm_id was shortened to a power of ten by a spreadsheet: export it as text"),
         ({"refresh_token": "short"}, "refresh_token is not 8 to 4,096 visible ASCII characters"),
         ({"refresh_token": "with a space"}, "refresh_token is not 8 to 4,096 visible ASCII characters"),

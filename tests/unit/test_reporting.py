@@ -26,7 +26,8 @@ TOKEN = "RT1-canary-123-H0-17"
 ACCESS = "eyJlbmMiOiJBMTI4Q0JDLUhTMjU2IiwiYWxnIjoiZGlyIn0..abc.def"
 REALM = "9130357992221046"
 UUID = "3b30771b-0799-4e61-bb87-8af77748fcc9"
-CANARIES = (CLIENT_SECRET, TOKEN_KEY, LOOKUP_KEY, PASSWORD, "canary-p%40ss", TOKEN, ACCESS, REALM)
+LOGIN = "canary-login-of-flower"
+CANARIES = (CLIENT_SECRET, LOGIN, TOKEN_KEY, LOOKUP_KEY, PASSWORD, "canary-p%40ss", TOKEN, ACCESS, REALM)
 
 
 class _Captured(Transport):
@@ -48,6 +49,7 @@ def config() -> Settings:
         "LOOKUP_KEY": LOOKUP_KEY,
         "INTUIT_CLIENT_ID": "client",
         "INTUIT_CLIENT_SECRET": CLIENT_SECRET,
+        "FLOWER_BASIC_AUTH": f"operator:{LOGIN},other:x",
     }
     return Settings(_env_file=None, **values)
 
@@ -76,7 +78,7 @@ def test_a_malformed_dsn_is_one_sentence() -> None:
 
 
 def test_no_secret_leaves_by_any_way_of_an_exception(captured: _Captured) -> None:
-    local = f"a local variable with {TOKEN} and {CLIENT_SECRET}"
+    local = f"a local variable with {TOKEN}, {LOGIN} and {CLIENT_SECRET}"
     sentry_sdk.add_breadcrumb(message=f"breadcrumb {TOKEN}", data={REALM: [ACCESS, {"deep": CLIENT_SECRET}]})
     sentry_sdk.set_extra("number", int(REALM))
     try:  # the chain is what is tested

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from qbo_refresh.errors import QboRefreshError
 from worker import reporting, settings
+from worker.cli.help import CONNECTION, Group, explained
 
 # Each command is imported when it is used: `--help` and `refresh` need neither the demo nor the servers.
 COMMANDS = {
@@ -24,12 +25,12 @@ COMMANDS = {
     "status": "worker.cli.status:status",
     "explain": "worker.cli.explain:explain",
     "dry-run": "worker.cli.dry_run:dry_run",
-    "refresh": "worker.cli.connection:refresh",
+    "refresh": "worker.cli.refresh:refresh",
     "connect": "worker.cli.connect:connect",
     "disconnect": "worker.cli.endings:disconnect",
     "delete": "worker.cli.endings:delete",
-    "freeze": "worker.cli.connection:freeze",
-    "thaw": "worker.cli.connection:thaw",
+    "freeze": "worker.cli.freezing:freeze",
+    "thaw": "worker.cli.freezing:thaw",
     "take-over": "worker.cli.cutover:take_over",
     "hand-back": "worker.cli.cutover:hand_back",
     "hold": "worker.cli.holds:hold",
@@ -46,7 +47,7 @@ COMMANDS = {
 }
 
 
-class _Lazy(click.Group):
+class _Lazy(Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         return list(COMMANDS)
 
@@ -54,17 +55,17 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
+        return explained(getattr(importlib.import_module(module), name))
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Lazy, epilog=CONNECTION, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="qbo-refresh-worker", prog_name="qbo-refresh")
 def cli() -> None:
     """Keep QuickBooks Online connections alive.
 
-    Settings come from the environment and from a .env file. A CONNECTION is our id (7), a host's own id
-    (external:acme-1) or a QuickBooks company (realm:-, which reads the id from standard input).
+    Settings come from the environment and from a .env file.
     """
     with contextlib.suppress(QboRefreshError):  # said by the command, if it needs the settings at all
         reporting.start(settings.load())

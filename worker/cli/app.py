@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from worker import settings
 from worker.cli.choosing import app_options, choose_apps, open_database
+from worker.cli.help import Group
 from worker.cli.printing import counted, json_option, print_json, printable
 from worker.moments import about, from_now
 from worker.store import apps as store
@@ -17,13 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from worker.attempt import Keys
     from worker.store.totals import AppState, Block, Total
 
-_WHICH = ("current", "previous")
 
-
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @json_option
 @click.pass_context
 def app(context: click.Context, *, as_json: bool) -> None:
@@ -31,41 +30,59 @@ def app(context: click.Context, *, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     config = settings.load()
-    if config.intuit_apps is not None:
-        config.apps()  # a malformed one is said, and not taken for secrets that are elsewhere
     with open_database(config) as db:
         found = totals.app_states(db)
         mine = held.secrets(found, config) or ()
         counted = totals.totals(db, mine)
         at = totals.control(db).at
-    keys = {each.app_id: each for each in mine}
+    hashes_of = {each.app_id: each.secret_hashes for each in mine}
     if not found and not as_json:
         click.echo("No apps yet: the first worker or the first import makes them.")
     for number, each in enumerate(found):
-        facts = _facts(each, keys.get(each.id), [total for total in counted if total.app_id == each.id])
+        hashes = hashes_of.get(each.id, ())
+        blocked = _blocked(each.blocks, hashes)
+        facts = _facts(each, blocked, hashes, [total for total in counted if total.app_id == each.id])
         if as_json:
             print_json(facts)
         else:
-            click.echo("\n" * (number > 0) + "\n".join(_told(each, facts, at)))
+            click.echo("\n" * (number > 0) + "\n".join(_told(each, blocked, facts, at)))
 
 
-def _which(block: Block, keys: Keys | None) -> str:
-    """Return whose secret is blocked: `current` or `previous` of this configuration, or another deployment's."""
-    hashes = () if keys is None else keys.secret_hashes
-    return _WHICH[hashes.index(block.secret_hash)] if block.secret_hash in hashes else "another deployment's"
+@dataclass(frozen=True, slots=True)
+class _Blocked:
+    """A blocked secret.
+
+    Attributes:
+        whose: `current` or `previous` of this configuration, or another deployment's.
+        is_tried: A connection that is due may try it.
+    """
+
+    block: Block
+    whose: str
+    is_tried: bool
 
 
-def _facts(each: AppState, keys: Keys | None, counted: Sequence[Total]) -> dict[str, Any]:
+def _blocked(blocks: Sequence[Block], hashes: Sequence[bytes]) -> list[_Blocked]:
+    roles = dict(zip(hashes, ("current", "previous"), strict=False))
+    whose = [roles.get(block.secret_hash, "another deployment's") for block in blocks]
+    # Behind a current one that works the previous one is never tried.
+    tried = {"current", "previous"} if "current" in whose else set()
+    return [_Blocked(block, role, role in tried) for block, role in zip(blocks, whose, strict=True)]
+
+
+def _facts(
+    each: AppState, blocked: Sequence[_Blocked], hashes: Sequence[bytes], counted: Sequence[Total]
+) -> dict[str, Any]:
     by_status: dict[str, int] = {}
     for total in counted:
         by_status[total.status] = by_status.get(total.status, 0) + total.connections
     return {
         "environment": each.environment,
         "client_id": each.client_id,
-        "secrets_here": 0 if keys is None else len(keys.secret_hashes),
+        "secrets_here": len(hashes),
         "blocked": [
-            {"secret": _which(b, keys), "reason": b.reason, "since": b.since, "next_probe": b.probe_at}
-            for b in each.blocks
+            {"secret": b.whose, "reason": b.block.reason, "since": b.block.since, "next_probe": b.block.probe_at}
+            for b in blocked
         ],
         "throttled_until": each.throttled_until,
         "guard": "open" if each.guard.is_open else "tripped",
@@ -76,19 +93,16 @@ def _facts(each: AppState, keys: Keys | None, counted: Sequence[Total]) -> dict[
     }
 
 
-def _told(each: AppState, facts: dict[str, Any], at: datetime) -> list[str]:
+def _told(each: AppState, blocked: Sequence[_Blocked], facts: dict[str, Any], at: datetime) -> list[str]:
     secrets = {0: "not here: its connections are left alone", 1: "one here", 2: "current and previous here"}
     lines = [
         f"{each.environment} {printable(each.client_id)}",
         f"  secrets      {secrets[min(facts['secrets_here'], 2)]}",
     ]
-    for block, shown in zip(each.blocks, facts["blocked"], strict=True):
-        probe = f"; next try {_probe(block, at)}" if shown["secret"] in _WHICH else ""
-        if shown["secret"] == _WHICH[1] and len(facts["blocked"]) == 1:
-            probe = "; not tried while the current one works"
+    for one in blocked:
         lines += [
-            f"  blocked      {shown['secret']} secret, since {about(block.since, at)}:",
-            f"               Intuit answers {printable(block.reason)}{probe}",
+            f"  blocked      {one.whose} secret, since {about(one.block.since, at)}:",
+            f"               Intuit answers {printable(one.block.reason)}{_next_try(one, at)}",
         ]
     if each.throttled_until:
         lines.append(f"  throttled    until {about(each.throttled_until, at)}")
@@ -104,10 +118,12 @@ def _told(each: AppState, facts: dict[str, Any], at: datetime) -> list[str]:
     return lines
 
 
-def _probe(block: Block, at: datetime) -> str:
-    if block.probe_at is None or block.probe_at <= at:
-        return "with the next connection that is due"
-    return from_now(block.probe_at, at)
+def _next_try(one: _Blocked, at: datetime) -> str:
+    if not one.is_tried:
+        return "; not tried while the current one works" if one.whose == "previous" else ""
+    probe_at = one.block.probe_at
+    when = "with the next connection that is due" if probe_at is None or probe_at <= at else from_now(probe_at, at)
+    return f"; next try {when}"
 
 
 @app.command()

@@ -10,7 +10,6 @@ import click
 
 from qbo_refresh.errors import QboRefreshError, UnknownConnection
 from worker import naming, schema, settings
-from worker.cli.printing import json_option
 from worker.database import Database
 from worker.store import fleet
 
@@ -54,7 +53,7 @@ _NAMED = (
     click.argument("connection", required=False),
     click.option("--label", help="The connections with this label."),
 )
-one_or_label = _together(*_NAMED, json_option)
+one_or_label = _together(*_NAMED)
 one_label_or_share = _together(
     *_NAMED,
     click.option(
@@ -63,11 +62,15 @@ one_label_or_share = _together(
         metavar="PERCENT",
         help="So many in a hundred, of a --label or of all: always the same ones, and a larger share only adds.",
     ),
-    json_option,
 )
 app_options = _together(
     click.option("--app", "client_id", metavar="CLIENT_ID", help="Only this app; all without it."),
-    click.option("--environment", type=click.Choice(["production", "sandbox"]), help="Only apps there."),
+    click.option(
+        "--environment",
+        type=click.Choice(["production", "sandbox"]),
+        metavar="ENVIRONMENT",
+        help="Only apps there: production or sandbox.",
+    ),
 )
 
 

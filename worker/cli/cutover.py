@@ -6,7 +6,7 @@ import click
 
 from worker import settings
 from worker.cli.choosing import choice, one_label_or_share, open_database
-from worker.cli.printing import counted, listed, print_json
+from worker.cli.printing import counted, json_option, listed, print_json
 from worker.store import fleet
 
 
@@ -17,6 +17,7 @@ def _check(connection: str | None, label: str | None, share: int | None) -> None
 
 @click.command("take-over")
 @one_label_or_share
+@json_option
 def take_over(*, connection: str | None, label: str | None, share: int | None, as_json: bool) -> None:
     """Tell an old refresher to leave one CONNECTION, those of a --label or a --share alone; they stay frozen.
 
@@ -37,6 +38,7 @@ def take_over(*, connection: str | None, label: str | None, share: int | None, a
 
 @click.command("hand-back")
 @one_label_or_share
+@json_option
 def hand_back(*, connection: str | None, label: str | None, share: int | None, as_json: bool) -> int:
     """Let an old refresher have one CONNECTION, those of a --label or a --share again.
 

@@ -10,17 +10,24 @@ import click
 from qbo_refresh.status import Event
 from worker import settings
 from worker.cli.choosing import open_database, resolve
-from worker.cli.printing import counted, json_option, plain, print_json, printable
+from worker.cli.help import Group
+from worker.cli.printing import counted, is_on_a_screen, json_option, plain, print_json, printable, say
 from worker.delivery import as_message
+from worker.moments import exactly
 from worker.store import outbox
 from worker.store.outbox import Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
+    from typing import TypeAlias
 
     from worker.database import Database
     from worker.settings import Settings
     from worker.store.outbox import Stored
+
+    _Show: TypeAlias = Callable[[Iterable[Stored]], int]
+    """Prints events and returns the id of the last, 0 if there is none."""
 
 _COLUMNS = ("id", "at", "type", "connection", "sequence", "names", "payload", "delivered")
 _ASK_EVERY_S = 1.0
@@ -28,10 +35,16 @@ _ASK_EVERY_S = 1.0
 _LATE = 1000  # ids
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @click.option("--after", type=click.IntRange(0), help="Those after the event with this id.")
 @click.option("--connection", metavar="CONNECTION", help="Those of one connection.")
-@click.option("--type", "event_type", type=click.Choice([str(event) for event in Event]), help="Those of one type.")
+@click.option(
+    "--type",
+    "event_type",
+    type=click.Choice([str(event) for event in Event]),
+    metavar="TYPE",
+    help=f"Those of one type: {', '.join(Event)}.",
+)
 @click.option("--undelivered", is_flag=True, help="Those that wait for delivery.")
 @click.option("--follow", is_flag=True, help="Go on, with each new one as it comes.")
 @click.option("--limit", type=click.IntRange(0), default=50, show_default=True, help="At most so many; 0: all.")
@@ -59,11 +72,17 @@ def events(
         wanted = Wanted(
             after, resolve(db, config, connection) if connection else None, event_type, undelivered=undelivered
         )
-        if not as_json:
-            click.echo("\t".join(_COLUMNS))
-        last = _show(_some(db, wanted, limit), config, as_json=as_json)
+        found = _some(db, wanted, limit)
+        if as_json:
+            show = _show_json(config)
+        elif is_on_a_screen(limit):
+            found = list(found)
+            show = _show_table(found)
+        else:
+            show = _show_tabs()
+        last = show(found)
         if follow:
-            _follow(db, wanted, config, after=max(last, wanted.after or 0), as_json=as_json)
+            _follow(db, wanted, show, after=max(last, wanted.after or 0))
 
 
 @events.command()
@@ -95,12 +114,12 @@ def _some(db: Database, wanted: Wanted, limit: int) -> Iterable[Stored]:
     return outbox.read(db, wanted, limit=limit, newest=wanted.after is None)
 
 
-def _follow(db: Database, wanted: Wanted, config: Settings, *, after: int, as_json: bool) -> None:
+def _follow(db: Database, wanted: Wanted, show: _Show, *, after: int) -> None:
     shown = {event.id for event in _recent(db, wanted, after) if event.id <= after}
     while True:
         time.sleep(_ASK_EVERY_S)
         new = [event for event in _recent(db, wanted, after) if event.id not in shown]
-        after = max(after, _show(new, config, as_json=as_json))
+        after = max(after, show(new))
         shown = {each for each in shown if each > after - _LATE} | {event.id for event in new}
 
 
@@ -109,16 +128,43 @@ def _recent(db: Database, wanted: Wanted, after: int) -> Iterator[Stored]:
     return outbox.read_all(db, Wanted(floor, wanted.connection_id, wanted.type, wanted.undelivered))
 
 
-def _show(found: Iterable[Stored], config: Settings, *, as_json: bool) -> int:
-    """Print events and return the id of the last, 0 if there is none."""
-    last = 0
-    for event in found:
-        if as_json:
-            print_json(_as_json(event, config))
-        else:
-            click.echo("\t".join(_cells(event)))
-        last = event.id
-    return last
+def _showing(show_one: Callable[[Stored], None]) -> _Show:
+    def show(found: Iterable[Stored]) -> int:
+        last = 0
+        for event in found:
+            show_one(event)
+            last = event.id
+        return last
+
+    return show
+
+
+def _show_json(config: Settings) -> _Show:
+    return _showing(lambda event: print_json(_as_json(event, config)))
+
+
+def _show_tabs() -> _Show:
+    click.echo("\t".join(_COLUMNS))
+    return _showing(lambda event: click.echo("\t".join(_cells(event, long=True))))
+
+
+def _show_table(first: Iterable[Stored]) -> _Show:
+    # Here and not above: a program that reads `--json` should not pay for it.
+    from worker.cli.table import Column, fitted  # noqa: PLC0415
+
+    columns = [
+        Column("id", least=6, right=True),
+        Column("at", least=19),
+        Column("type", least=max(map(len, Event))),
+        Column("connection", right=True),
+        Column("sequence", 3, right=True),
+        Column("names", 1, folds=True, least=12),
+        Column("payload", 2, folds=True, least=12),
+        Column("delivered", folds=True, least=10),
+    ]
+    layout = fitted(columns, [_cells(event, long=False) for event in first])
+    say([*layout.footer(), *layout.header()])
+    return _showing(lambda event: say(layout.lines(_cells(event, long=False))))
 
 
 def _as_json(event: Stored, config: Settings) -> dict[str, Any]:
@@ -126,23 +172,25 @@ def _as_json(event: Stored, config: Settings) -> dict[str, Any]:
     return message | {"delivered_at": event.delivered_at, "delivered_to": event.delivered_to}
 
 
-def _cells(event: Stored) -> tuple[str, ...]:
+def _cells(event: Stored, *, long: bool) -> tuple[str, ...]:
+    """Return the columns, with moments as programs or as people read them."""
+    moment = plain if long else exactly
     names = [f"external:{each}" for each in event.external_ids] + ([event.label] if event.label else [])
     return (
         str(event.id),
-        str(plain(event.created_at)),
+        str(moment(event.created_at)),
         event.type,
         "" if event.connection_id is None else str(event.connection_id),
         "" if event.sequence is None else str(event.sequence),
         printable(", ".join(names)),
         printable(", ".join(f"{name} {value}" for name, value in event.payload.items())),
-        _delivered(event),
+        _delivered(event, moment),
     )
 
 
-def _delivered(event: Stored) -> str:
+def _delivered(event: Stored, moment: Callable[[datetime], object]) -> str:
     if event.delivered_at is None:
         return "waits"
     if event.delivered_to is None:
         return "left to those who poll"
-    return f"{plain(event.delivered_at)} to {printable(event.delivered_to)}"
+    return f"{moment(event.delivered_at)} to {printable(event.delivered_to)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import click
 
 from qbo_refresh.status import Status
 from worker.cli.choosing import open_database
-from worker.cli.printing import json_option, print_json, printable
+from worker.cli.printing import is_on_a_screen, json_option, print_json, printable, say
 from worker.moments import from_now
 from worker.store import reading
 from worker.store.reading import Filter, Listed
@@ -23,12 +22,19 @@ if TYPE_CHECKING:
     from worker.database import Database
 
 _COUNT_TO = 10_000
-_ON_A_SCREEN = 500
 _COLUMNS = ("id", "label", "external ids", "status", "holds", "next", "last", "access", "refresh", "hard limit")
+_OF_WORDS = {"label", "external ids", "holds", "last"}
+# What a narrow terminal does without, the largest first.
+_EXPENDABLE = {"access": 4, "hard limit": 3, "last": 2, "holds": 1}
 
 
 @click.command(name="list")
-@click.option("--status", type=click.Choice([str(status) for status in Status]), help="Those with this status.")
+@click.option(
+    "--status",
+    type=click.Choice([str(status) for status in Status]),
+    metavar="STATUS",
+    help=f"Those with this status: {', '.join(Status)}.",
+)
 @click.option("--label", help="Those with this label.")
 @click.option("--due", is_flag=True, help="Those that are due now.")
 @click.option("--held", is_flag=True, help="Those whose syncs are paused.")
@@ -44,7 +50,7 @@ def list_(*, as_json: bool, limit: int, **filters: Any) -> None:
         if as_json:
             for row in rows:
                 print_json(dataclasses.asdict(row))
-        elif sys.stdout.isatty() and 0 < limit <= _ON_A_SCREEN:
+        elif is_on_a_screen(limit):
             _print_some(db, which, list(rows), limit, table=True)
         elif limit:
             _print_some(db, which, list(rows), limit, table=False)
@@ -68,19 +74,17 @@ def _print_some(db: Database, which: Filter, rows: list[Listed], limit: int, *, 
 
 def _print_table(rows: list[Listed]) -> None:
     # Here and not above: a program that reads `--json` should not pay for it.
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from worker.cli.table import Column, fitted  # noqa: PLC0415
 
-    table = Table(box=None, pad_edge=False)
-    for name in _COLUMNS:
-        table.add_column(name, overflow="fold", justify="right" if name == "id" else "left")
     colours = {Status.ACTIVE: "green", Status.SUSPECT: "yellow", Status.NEEDS_REAUTH: "red"}
-    for row in rows:
-        cells = [Text(cell) for cell in _cells(row)]
-        cells[3].stylize(colours.get(Status(row.status), "dim"))
-        table.add_row(*cells)
-    Console().print(table)
+    cells = [_cells(row) for row in rows]
+    columns = [Column(name, _EXPENDABLE.get(name, 0), folds=name in _OF_WORDS, right=name == "id") for name in _COLUMNS]
+    layout = fitted(columns, cells)
+    say(layout.header())
+    for row, line in zip(rows, cells, strict=True):
+        colour = colours.get(Status(row.status), "bright_black")
+        say(layout.lines(line, {_COLUMNS.index("status"): colour}))
+    say(layout.footer())
 
 
 def _print_plainly(rows: Iterator[Listed]) -> None:

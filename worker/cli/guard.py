@@ -9,6 +9,7 @@ import click
 
 from worker import log, policy, settings
 from worker.cli.choosing import app_options, choose_apps, open_database
+from worker.cli.help import Group
 from worker.cli.printing import json_option, print_json, printable
 from worker.moments import about, from_now, long
 from worker.policy.verdicts import GUARD_PATIENCE
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @click.option("--limit", type=click.IntRange(min=0), default=_SHOWN, show_default=True, help="So many suspects an app.")
 @json_option
 @click.pass_context

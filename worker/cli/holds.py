@@ -8,7 +8,7 @@ import click
 
 from worker import holding, settings
 from worker.cli.choosing import check_label, one_or_label, open_database, resolve
-from worker.cli.printing import counted, print_json
+from worker.cli.printing import counted, json_option, print_json
 from worker.store import fleet
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.command()
 @one_or_label
 @click.option("--note", help="Why, for those who find it held.")
+@json_option
 def hold(*, connection: str | None, label: str | None, note: str | None, as_json: bool) -> None:
     """Pause the syncs of one CONNECTION, or of those of a --label, until they are resumed.
 
@@ -38,6 +39,7 @@ def hold(*, connection: str | None, label: str | None, note: str | None, as_json
 
 @click.command()
 @one_or_label
+@json_option
 def resume(*, connection: str | None, label: str | None, as_json: bool) -> None:
     """Lift the operator's hold from one CONNECTION, or from those of a --label, and no other hold.
 

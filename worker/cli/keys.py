@@ -6,11 +6,12 @@ import click
 
 from qbo_refresh import sealing
 from worker import settings
+from worker.cli.help import Group
 from worker.cli.printing import json_option, print_json
 from worker.cli.rotation import rotate
 
 
-@click.group()
+@click.group(cls=Group)
 def keys() -> None:
     """Make the keys that seal tokens, bring in new ones, and derive those for a host's processes."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 _IDS_SHOWN = 20
+_ON_A_SCREEN = 500
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object (a line) instead of text.")
 
@@ -35,6 +37,17 @@ def plain(value: object) -> object:
             return [plain(each) for each in value]
         case _:
             return value
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print lines, each at once."""
+    for line in lines:
+        click.echo(line)
+
+
+def is_on_a_screen(limit: int) -> bool:
+    """Tell whether so many rows (0: all) go to a terminal, where a person reads them in columns."""
+    return sys.stdout.isatty() and 0 < limit <= _ON_A_SCREEN
 
 
 def printable(text: str) -> str:

@@ -43,12 +43,16 @@ def prune(*, days: dict[str, int], dry_run: bool, as_json: bool) -> None:
     """Delete old rows, a thousand in a transaction; it may run at any time, beside the workers.
 
     \b
-    ledger      120 days of attempts, 100 at least. A grant lives for 100 days unused, and `explain` tells its
-                story from them. Counted back from a connection's last attempt: why one was given up stays known.
-    candidates  35 days after Intuit has answered them, 30 at least: the escrow may bring a token up again for
-                30 days, and one that is known as tried is not presented twice. Those that are untried stay.
-    events      90 days, 7 at least, for hosts that read them with events(after=...). Those that wait for
-                delivery stay, unless EVENT_TASK is not set.
+    ledger      120 days of attempts, 100 at least. A grant lives for 100 days
+                unused, and `explain` tells its story from them. Counted back
+                from a connection's last attempt: why one was given up stays
+                known.
+    candidates  35 days after Intuit has answered them, 30 at least: the escrow
+                may bring a token up again for 30 days, and one that is known
+                as tried is not presented twice. Those that are untried stay.
+    events      90 days, 7 at least, for hosts that read them with
+                events(after=...). Those that wait for delivery stay, unless
+                EVENT_TASK is not set.
 
     Connections, their tokens and their holds are never pruned.
     """  # noqa: D301  # click wants the character itself

@@ -52,8 +52,9 @@ def run(*, embedded: bool, directory: Path, threads: int, no_flower: bool) -> in
     if find_spec("honcho") is None:
         raise _CannotRun("`run` needs honcho: pip install 'qbo-refresh-worker[run]'.")
     with ExitStack() as stack:
-        for read in (settings.load().apps, settings.load().endpoint):
-            read()  # before any server is started
+        # Before any server is started.
+        config = settings.load()
+        settings.demand(config.apps, config.endpoint, *([] if no_flower else [config.flower_login]))
         started = _start_embedded(stack, directory) if embedded else None
         config = settings.load()
         settings.demand_all(config)
@@ -135,9 +136,9 @@ def _flower_settings() -> dict[str, str]:
     """Return Flower's variables: the password goes through the environment, for arguments are public."""
     if find_spec("flower") is None:
         raise _CannotRun("Flower is missing: pip install 'qbo-refresh-worker[flower]', or use --no-flower.")
-    given = os.environ.get("FLOWER_BASIC_AUTH")
+    given = settings.load().flower_login()
     port = os.environ.get("FLOWER_PORT") or str(_free_port())
-    login = given or f"operator:{secrets.token_urlsafe(12)}"
+    login = given.reveal() if given else f"operator:{secrets.token_urlsafe(12)}"
     click.echo(f"Flower     http://127.0.0.1:{port}" + (" (FLOWER_BASIC_AUTH)" if given else f" (log in as {login})"))
     return {
         "FLOWER_ADDRESS": "127.0.0.1",

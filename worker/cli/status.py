@@ -125,7 +125,7 @@ def _print_status(found: Health) -> None:
         f" within {EXPIRES_SOON.days} days {facts['expiring_soon']:,}, hard limit {facts['hard_expiring_soon']:,}",
         "old secret": f"{facts['refreshed_with_previous_secret']:,} refreshed last with another secret than is in use",
         "second writer": f"seen for {facts['second_writers']:,} connections within a week",
-        "queues": _listed(queued).strip(" ()") if queued is not None else "unknown: Redis is away",
+        "queues": _listed(queued).strip(" ()") if queued is not None else "unknown",
     }
     for name, number in (
         ("consents", "consents_waiting"),

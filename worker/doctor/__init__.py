@@ -60,8 +60,9 @@ def _made(name: str, check: Callable[[Patient], str], patient: Patient) -> Check
 
 
 def _environment(patient: Patient) -> str:
+    config = patient.config
     try:
-        demand_all(patient.config)
+        demand_all(config, config.event_target, config.flower_login)
     except SettingsError as error:
         raise Wrong(str(error)) from None
     return "every variable that is needed is set and well-formed"
@@ -79,6 +80,7 @@ _CHECKS: tuple[tuple[str, Callable[[Patient], str]], ...] = (
     ("connections", tables.connections),
     ("redis", servers.redis),
     ("redis memory", servers.eviction),
+    ("event broker", servers.events),
     ("token keys", keys.token_keys),
     ("escrow", keys.escrow),
     ("lookup key", keys.lookup_key),

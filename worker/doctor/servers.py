@@ -1,4 +1,4 @@
-"""Checks of what is elsewhere: Redis, Intuit, clocks, Sentry, the heartbeat."""
+"""Checks of what is elsewhere: Redis, the broker of events, Intuit, clocks, Sentry, the heartbeat."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from redis import Redis, ResponseError
 
-from worker import clock, reaching
+from worker import clock, event_broker, reaching
 from worker.doctor.patient import Skipped, Wrong
 from worker.intuit import probe
 from worker.store import inspection
@@ -46,6 +46,20 @@ def eviction(patient: Patient) -> str:
     if policy != "noeviction":
         raise Wrong(f"maxmemory-policy is {policy}: set it to noeviction, or Redis drops messages when it is full.")
     return "maxmemory-policy is noeviction"
+
+
+def events(patient: Patient) -> str:
+    """Check that the broker of the host's events answers. Whether the queue is there is found with the first event."""
+    target = patient.config.event_target()
+    if target is None:
+        raise Skipped("EVENT_TASK is not set: events are left to those who poll")
+    if patient.config.event_broker_url is None:
+        raise Skipped("EVENT_BROKER_URL is not set: events go to REDIS_URL")
+    try:
+        kind = event_broker.answers(target)
+    except event_broker.BrokerTrouble as error:
+        raise Wrong(reaching.event_broker(error, error.reason)) from None
+    return f"EVENT_BROKER_URL's broker ({kind}) answers; no event was sent"
 
 
 def intuit(patient: Patient) -> str:

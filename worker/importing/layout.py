@@ -24,7 +24,7 @@ SEALED = ("id", "grant_number", "sealed_realm_id", "sealed_refresh_token")
 """What `export --sealed` writes, as JSON lines, in place of the required columns."""
 REASON = "reason"
 """The column that a file of rejects has more: ignored, so that a mended one can be imported as it is."""
-_NUMBERS_TOO = frozenset({"realm_id", "external_id", "label", "id", "grant_number"})
+_NUMBERS_TOO = frozenset({"realm_id", "external_id", "id", "grant_number"})
 _KNOWN = frozenset({*COLUMNS, *SEALED})
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_ .-]{0,39}")
 # Control characters, line separators, lone surrogates, and those that reorder what a terminal shows.

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 INACTIVITY = timedelta(days=100)  # Intuit's rule: a grant that nobody refreshes for so long is dead
 CLOCKS_DIFFER_BY = timedelta(minutes=5)
 _SHAPES = {
-    # Intuit's are digits today; nothing promises that.
-    "realm_id": (re.compile(r"[\x21-\x7e]{1,64}"), "is not 1 to 64 visible ASCII characters"),
+    # Intuit's are; anything else comes from another column.
+    "realm_id": (re.compile(r"[0-9]{1,64}"), "is not 1 to 64 digits"),
     # RFC 6749 A.17 and A.12, without the space; shorter ones are remains of something.
     "refresh_token": (re.compile(r"[\x21-\x7e]{8,4096}"), "is not 8 to 4,096 visible ASCII characters"),
     "access_token": (re.compile(r"[\x21-\x7e]{8,8192}"), "is not 8 to 8,192 visible ASCII characters"),
@@ -26,6 +26,7 @@ _SHAPES = {
     "label": (re.compile(r".{1,200}"), "is longer than 200 characters"),
 }
 _SHORTENED = re.compile(r"[0-9]+([.,][0-9]+)?[eE]\+?[0-9]+")
+_SHORTENED_BY = "was shortened to a power of ten by a spreadsheet: export it as text"
 _YEARS = range(2000, 2200)
 
 AppIds = dict[tuple[str, str], int]
@@ -72,12 +73,10 @@ def understand(values: Mapping[str, str], line: int, *, apps: AppIds, now: datet
     """
     reasons = [f"{name} is missing" for name in REQUIRED if name not in values]
     reasons += [
-        f"{name} {shape[1]}"
+        f"{name} {_SHORTENED_BY if name == 'realm_id' and _SHORTENED.fullmatch(value) else shape[1]}"
         for name, shape in _SHAPES.items()
         if (value := values.get(name)) is not None and not shape[0].fullmatch(value)
     ]
-    if _SHORTENED.fullmatch(values.get("realm_id", "")):
-        reasons.append("realm_id was shortened to a power of ten by a spreadsheet: export it as text")
     times = dict.fromkeys(TIMES)
     for name in TIMES:
         if (text := values.get(name)) is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbo_refresh.errors import QboRefreshError
 from worker.attempt import Keys
+from worker.settings import Unset
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 
 def secrets(apps: Iterable[AppState], config: Settings) -> tuple[Keys, ...] | None:
-    """Return the hashes of each app's secrets, the one in use first; None if the settings have no readable keys."""
+    """Return the hashes of each app's secrets, the one in use first; None if the settings have none.
+
+    Raises:
+        SettingsError, BadKeys: They are malformed: nobody should take that for none.
+    """
     try:
         lookup, configured = config.lookup(), config.apps()
-    except QboRefreshError:
+    except Unset:
         return None
     ids = {(app.environment, app.client_id): app.id for app in apps}
     return tuple(

@@ -47,10 +47,10 @@ def import_(
     """Take over the connections in FILE: CSV under a header, or JSON lines; - is standard input.
 
     \b
-    Columns  realm_id, refresh_token
+    Columns  realm_id (digits), refresh_token
     and      access_token, environment, client_id, external_id, label,
-             token_obtained_at, access_expires_at, refresh_expires_at, hard_expires_at
-             (times in ISO 8601 with a zone)
+             token_obtained_at, access_expires_at, refresh_expires_at,
+             hard_expires_at (times in ISO 8601 with a zone)
 
     environment and client_id are needed if several apps are configured. All or nothing, unless --skip-bad. A connection
     that is here keeps its token, label and times; a further line with its token and another external_id adds that name.

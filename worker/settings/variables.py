@@ -1,51 +1,31 @@
-"""The environment variables: their names, their checks, and a sentence for each that is missing or wrong."""
+"""The environment variables: their names, their checks, and what is made of them."""
 
 from __future__ import annotations
 
-import functools
-import io
-import ipaddress
-import json
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from dotenv.parser import parse_stream
-from pydantic import AliasChoices, AliasGenerator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, AliasGenerator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from qbo_refresh.configuration import AUTHORIZE_URL
-from qbo_refresh.errors import QboRefreshError
 from qbo_refresh.sealing import Keyring, Lookup
 from qbo_refresh.secret import Secret
-from worker import reaching
 from worker.policy import LONGEST_LEASE, Pace
+from worker.settings import apps, urls
+from worker.settings.apps import App
+from worker.settings.env_file import ENV_FILE
+from worker.settings.errors import CREDENTIALS, KEYS, SettingsError, Unset, unset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Mapping
 
-TOKEN_URL = "https://oauth.platform.intuit.com/oauth2/v1/tokens/bearer"  # noqa: S105  # a URL
-REVOKE_URL = "https://developer.api.intuit.com/v2/oauth2/tokens/revoke"
-API_URLS = {
-    "production": "https://quickbooks.api.intuit.com",
-    "sandbox": "https://sandbox-quickbooks.api.intuit.com",
-}
-# What `run --embedded` leaves in a directory of this name, unless another one is given, for other commands to be told.
-EMBEDDED = Path(".qbo-refresh")
-CREDENTIALS, KEYS = "credentials.env", "keys.env"
-ENV_FILE = Path(".env")
 # Stands in RECONNECT_URL for a host's own id of a connection.
 EXTERNAL_ID = "{external_id}"
-_INTUIT_HOSTS = frozenset(
-    {"oauth.platform.intuit.com", "developer.api.intuit.com", "appcenter.intuit.com"}
-    | {url.removeprefix("https://") for url in API_URLS.values()}
-)
-
-
-class SettingsError(QboRefreshError):
-    """A setting is missing or malformed. The text names the variable and the mend, never its value."""
+_URL: Any = {"pattern": r"^https?://\S+$", "description": "a URL that begins with https:// or http://"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +38,7 @@ class Endpoint:
 
     token_url: str
     revoke_url: str
-    api_urls: Mapping[str, str] = field(default_factory=lambda: API_URLS)
-
-
-@dataclass(frozen=True, slots=True)
-class App:
-    """One Intuit app: an environment, a client id, and its secrets, the one in use first."""
-
-    environment: Literal["production", "sandbox"]
-    client_id: str
-    secrets: tuple[Secret, ...]
+    api_urls: Mapping[str, str] = field(default_factory=lambda: urls.API_URLS)
 
 
 def _names(field: str) -> AliasChoices:
@@ -97,7 +68,11 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = None
     migration_database_url: SecretStr | None = None
-    database_schema: str = Field("qbo", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    database_schema: str = Field(
+        "qbo",
+        pattern=r"^[a-z_][a-z0-9_]{0,62}$",
+        description="a name of at most 63 small letters, digits and _ that begins with no digit",
+    )
     redis_url: SecretStr | None = None
     token_keys: SecretStr | None = None
     token_keys_file: Path | None = None
@@ -107,37 +82,37 @@ class Settings(BaseSettings):
     intuit_client_secret_previous: SecretStr | None = None
     intuit_environment: Literal["production", "sandbox"] = "production"
     intuit_apps: Annotated[SecretStr | None, NoDecode] = None
-    intuit_token_url: str = TOKEN_URL
-    intuit_revoke_url: str = REVOKE_URL
+    intuit_token_url: str = urls.TOKEN_URL
+    intuit_revoke_url: str = urls.REVOKE_URL
     intuit_api_url: str | None = None
-    intuit_authorize_url: str = AUTHORIZE_URL
-    intuit_redirect_url: str | None = None
-    allow_token_url: str | None = None
-    reconnect_url: str | None = None
-    event_task: str | None = None
-    event_queue: str = Field("celery", min_length=1, max_length=255)
+    intuit_authorize_url: str = Field(AUTHORIZE_URL, **_URL)
+    intuit_redirect_url: str | None = Field(None, **_URL)
+    allow_token_url: str | None = Field(None, **_URL)
+    reconnect_url: str | None = Field(
+        None,
+        pattern=r"^https?://\S*\{external_id\}\S*$",
+        description=f"a URL of yours that contains {EXTERNAL_ID}",
+    )
+    event_task: str | None = Field(None, pattern=r"^\S+$", description="the name of a task, without spaces")
+    event_queue: str = Field("celery", min_length=1, max_length=255, description="a name of at most 255 characters")
     event_broker_url: SecretStr | None = None
+    flower_basic_auth: SecretStr | None = None
     refresh_per_minute: int = Field(1200, ge=1, le=10_000_000)
     lease_seconds: float = Field(60, ge=1, le=LONGEST_LEASE.total_seconds(), allow_inf_nan=False)
     confirm_after_seconds: float = Field(900, ge=0, le=30 * 86400, allow_inf_nan=False)
     backoff_seconds: float = Field(60, gt=0, le=3600, allow_inf_nan=False)
     sweep_seconds: float = Field(60, gt=0, le=3600, allow_inf_nan=False)
-    heartbeat_url: str | None = None
+    heartbeat_url: str | None = Field(None, **_URL)
     sentry_dsn: SecretStr | None = None
-    sentry_environment: str | None = None
+    sentry_environment: str | None = Field(
+        None, pattern=r"^[^\s/]{1,64}$", description="a name of at most 64 characters without spaces and slashes"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
-
-    @field_validator("reconnect_url")
-    @classmethod
-    def _template(cls, value: str | None) -> str | None:
-        if value is None or (value.startswith(("https://", "http://")) and EXTERNAL_ID in value):
-            return value
-        raise ValueError(f"it must be a URL of yours that contains {EXTERNAL_ID}")
 
     @property
     def pace(self) -> Pace:
@@ -168,7 +143,7 @@ class Settings(BaseSettings):
         if migration and self.migration_database_url is not None:
             name, url = "MIGRATION_DATABASE_URL", self.migration_database_url
         if url is None:
-            raise _unset(
+            raise unset(
                 "DATABASE_URL is not set: point it at PostgreSQL (postgresql://user:password@host/name),"
                 " or use `qbo-refresh run --embedded` to try without one",
                 kept_in=CREDENTIALS,
@@ -176,7 +151,7 @@ class Settings(BaseSettings):
         scheme, separator, rest = url.get_secret_value().partition("://")
         if not separator or scheme.partition("+")[0] not in {"postgres", "postgresql"}:
             raise SettingsError(f"{name} is not a PostgreSQL URL: it must begin with postgresql:// or postgres://.")
-        _check_address(name, url.get_secret_value())
+        urls.check_address(name, url.get_secret_value())
         return f"postgresql+psycopg://{rest}"
 
     def redis(self) -> str:
@@ -186,13 +161,13 @@ class Settings(BaseSettings):
             SettingsError: It is missing, or is no such URL.
         """
         if self.redis_url is None:
-            raise _unset(
+            raise unset(
                 "REDIS_URL is not set: point it at Redis or Valkey (redis://:password@host:6379/0)", kept_in=CREDENTIALS
             )
         url = self.redis_url.get_secret_value()
         if url.partition("://")[0] not in {"redis", "rediss"}:
             raise SettingsError("REDIS_URL is not a Redis URL: it must begin with redis:// or rediss://.")
-        _check_address("REDIS_URL", url)
+        urls.check_redis("REDIS_URL", url)
         return url
 
     def event_target(self) -> EventTarget | None:
@@ -205,9 +180,24 @@ class Settings(BaseSettings):
             return None
         url = self.redis() if self.event_broker_url is None else self.event_broker_url.get_secret_value()
         for each in url.split(";"):
-            _check_address("EVENT_BROKER_URL", each)
-            _check_transport(each.partition("://")[0])
+            urls.check_address("EVENT_BROKER_URL", each)
+            urls.check_transport("EVENT_BROKER_URL", each.partition("://")[0])
         return EventTarget(self.event_task, self.event_queue, Secret(url))
+
+    def flower_login(self) -> Secret | None:
+        """Return who may log in to Flower, as Flower reads it: `user:password[,user:password…]`; None for unset.
+
+        Raises:
+            SettingsError: Nobody could log in with a part of it.
+        """
+        if self.flower_basic_auth is None:
+            return None
+        logins = self.flower_basic_auth.get_secret_value()
+        if not all(all(login.partition(":")) for login in logins.split(",")):
+            raise SettingsError(
+                "FLOWER_BASIC_AUTH is not a user and a password with a colon between: write user:password, or unset it."
+            )
+        return Secret(logins)
 
     def keyring(self) -> Keyring:
         """Return the keys that seal and open tokens.
@@ -228,9 +218,7 @@ class Settings(BaseSettings):
         if self.token_keys is not None:
             return self.token_keys.get_secret_value()
         if self.token_keys_file is None:
-            raise _unset(
-                "TOKEN_KEYS is not set: make keys with `qbo-refresh keys new` and keep them safe", kept_in=KEYS
-            )
+            raise unset("TOKEN_KEYS is not set: make keys with `qbo-refresh keys new` and keep them safe", kept_in=KEYS)
         try:
             return self.token_keys_file.read_text()
         except (OSError, UnicodeDecodeError) as error:
@@ -244,7 +232,7 @@ class Settings(BaseSettings):
             SettingsError, BadKeys: LOOKUP_KEY is missing or malformed.
         """
         if self.lookup_key is None:
-            raise _unset(
+            raise unset(
                 "LOOKUP_KEY is not set: make one with `qbo-refresh keys new`; it is never rotated", kept_in=KEYS
             )
         return Lookup.from_text(self.lookup_key.get_secret_value())
@@ -256,20 +244,20 @@ class Settings(BaseSettings):
             SettingsError: None is configured, or one is malformed.
         """
         if self.intuit_apps is not None:
-            return tuple(_apps(self.intuit_apps.get_secret_value()))
+            return apps.parse(self.intuit_apps.get_secret_value())
         if self.intuit_client_id is None or self.intuit_client_secret is None:
-            raise SettingsError(
+            raise Unset(
                 "INTUIT_CLIENT_ID and INTUIT_CLIENT_SECRET are not set: copy them from your app's page at"
                 " developer.intuit.com, Keys and credentials."
             )
-        secrets = (self.intuit_client_secret, self.intuit_client_secret_previous)
-        return (
-            App(
-                self.intuit_environment,
-                self.intuit_client_id,
-                tuple(Secret(secret.get_secret_value()) for secret in secrets if secret is not None),
-            ),
-        )
+        previous = self.intuit_client_secret_previous
+        named = {
+            "INTUIT_CLIENT_ID": self.intuit_client_id,
+            "INTUIT_CLIENT_SECRET": self.intuit_client_secret.get_secret_value(),
+            "INTUIT_CLIENT_SECRET_PREVIOUS": previous.get_secret_value() if previous else None,
+        }
+        client_id, *secrets = (apps.copied(name, text) for name, text in named.items() if text is not None)
+        return (App(self.intuit_environment, client_id, tuple(map(Secret, secrets))),)
 
     def endpoint(self) -> Endpoint:
         """Return Intuit's URLs, each Intuit's own, on loopback, or the one that ALLOW_TOKEN_URL names.
@@ -284,8 +272,8 @@ class Settings(BaseSettings):
         ):
             if url is None:
                 continue
-            _check_address(name, url)
-            if not _is_intuit(url) and not _is_loopback(url) and url != self.allow_token_url:
+            urls.check_address(name, url)
+            if not urls.is_intuit(url) and not urls.is_loopback(url) and url != self.allow_token_url:
                 raise SettingsError(
                     f"{name} is neither Intuit's nor on loopback: {what} would go to a stranger."
                     f" If that is meant, set ALLOW_TOKEN_URL to the same URL."
@@ -295,121 +283,6 @@ class Settings(BaseSettings):
     def _api_urls(self) -> Mapping[str, str]:
         """Return where each environment's API is. A simulator's is beside its token endpoint."""
         url = self.intuit_api_url
-        if url is None and _is_loopback(self.intuit_token_url):
+        if url is None and urls.is_loopback(self.intuit_token_url):
             url = urlsplit(self.intuit_token_url)._replace(path="", query="", fragment="").geturl()
-        return API_URLS if url is None else dict.fromkeys(API_URLS, url.rstrip("/"))
-
-
-def _unset(sentence: str, *, kept_in: str) -> SettingsError:
-    """Return the error for a missing variable. It names the file that has it where `run --embedded` was tried."""
-    kept = EMBEDDED / kept_in
-    here = f" (`run --embedded` has left it in {kept}: `set -a; . {kept}`)" if kept.is_file() else ""
-    return SettingsError(f"{sentence}{here}.")
-
-
-def _check_address(name: str, url: str) -> None:
-    try:
-        urlsplit(url).port  # noqa: B018  # reading it checks it
-    except ValueError:
-        # A driver would say so later, and quote the part of the password that it took for a port.
-        raise SettingsError(reaching.malformed(name).sentence) from None
-
-
-def _check_transport(scheme: str) -> None:
-    from kombu.transport import resolve_transport  # noqa: PLC0415  # only those who deliver pay for it
-
-    try:
-        resolve_transport(scheme)
-    except (ImportError, KeyError):
-        raise SettingsError(
-            "EVENT_BROKER_URL is no URL of a broker that is supported here: it must begin with redis://, rediss://,"
-            " amqp://, amqps:// or another scheme whose kombu transport is installed."
-        ) from None
-
-
-def _is_intuit(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme == "https" and parts.netloc in _INTUIT_HOSTS
-
-
-def _is_loopback(url: str) -> bool:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or parts.username or not parts.hostname:
-        return False
-    try:
-        return ipaddress.ip_address(parts.hostname).is_loopback
-    except ValueError:
-        return parts.hostname == "localhost"
-
-
-def _apps(text: str) -> Iterable[App]:
-    mend = (
-        'INTUIT_APPS must be a JSON list of {"environment": "production" or "sandbox", "client_id": …,'
-        ' "client_secret": …, "client_secret_previous": … (optional)}.'
-    )
-    try:
-        entries = json.loads(text)
-        for entry in entries:
-            secrets = [entry["client_secret"], entry.get("client_secret_previous")]
-            if entry["environment"] not in {"production", "sandbox"} or not isinstance(entry["client_id"], str):
-                raise SettingsError(mend)
-            yield App(entry["environment"], entry["client_id"], tuple(Secret(s) for s in secrets if s))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise SettingsError(mend) from None
-
-
-def demand_all(config: Settings) -> None:
-    """Demand what a worker needs. Raises as `demand` does."""
-    demand(config.database, config.redis, config.keyring, config.lookup, config.apps, config.endpoint)
-
-
-def demand(*reads: Callable[[], object]) -> None:
-    """Call these methods of `Settings`, so that everything that is missing or wrong is said at once, a line each.
-
-    Raises:
-        SettingsError: Something is.
-    """
-    wrong = []
-    for read_one in reads:
-        try:
-            read_one()
-        except QboRefreshError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise SettingsError("\n".join(wrong))
-
-
-@functools.cache
-def load() -> Settings:
-    """Read the environment once.
-
-    Raises:
-        SettingsError: A variable has a value that cannot be; all such are named.
-    """
-    return read()
-
-
-def read() -> Settings:
-    """Read the environment anew, `.env` included. Raises as `load` does."""
-    _check_file(ENV_FILE)
-    try:
-        return Settings()
-    except ValidationError as error:
-        problems = "; ".join(f"{str(e['loc'][0]).removeprefix('QBO_').upper()}: {e['msg']}" for e in error.errors())
-        raise SettingsError(f"The configuration is wrong. {problems}.") from None
-
-
-def _check_file(file: Path) -> None:
-    """Refuse what python-dotenv would end at, or skip with a warning that names no file."""
-    if not file.is_file():
-        return
-    try:
-        text = file.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{file} is not UTF-8 (byte {error.start + 1}): save it as UTF-8.") from None
-    for binding in parse_stream(io.StringIO(text, newline=None)):
-        if binding.error:
-            # What was skipped before the statement, empty lines too, counts as its own.
-            statement = binding.original.string
-            line = binding.original.line + statement[: len(statement) - len(statement.lstrip())].count("\n")
-            raise SettingsError(f"{file} cannot be read at line {line}: write NAME=value there, quotes closed.")
+        return urls.API_URLS if url is None else dict.fromkeys(urls.API_URLS, url.rstrip("/"))
