@@ -26,7 +26,7 @@ def look(db: Database, keys: tuple[Keys, ...], *, sweep_every: timedelta) -> Non
 
     An app whose secrets are blocked or that is throttled stands still for a reason that was told already.
     """
-    usable, _ = dispatch.open_apps(db, keys)
+    usable = list(dispatch.gates(db, keys).usable)
     unswept = max(_UNSWEPT, SWEEPS_MISSED * sweep_every)
     control.note_stalls(db, usable, late=LATE, unswept=unswept, stale=STALE)
     verdicts.close_calm_guards(db, [each.app_id for each in keys])

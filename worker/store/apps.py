@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from worker.database import Database
 
 
+# No answer makes an app pause for so long (`policy.LONGEST_THROTTLE`): the database's clock was stepped back since.
+IS_PAUSED_FOR_EVER = "{0}.throttled_until > now() + interval '1 hour'"
+# The others; NULL, and not false, for an app that never was.
+IS_THROTTLED = f"({{0}}.throttled_until > now() AND NOT {IS_PAUSED_FOR_EVER})"
+
+
 class OfApp(Protocol):
     """What says which app it is of: a claim, or a consent's callback."""
 
