@@ -107,6 +107,8 @@ connections = sa.Table(
     sa.Column("access_expires_at", _when),
     sa.Column("refresh_expires_at", _when),
     sa.Column("hard_expires_at", _when),
+    # That end is our conclusion: the rolling window has stopped moving, and Intuit has not said why.
+    sa.Column("hard_expires_inferred", sa.Boolean, nullable=False, server_default=sa.false()),
     # The last of the notices before hard_expires_at that was sent, in days; NULL before the first.
     sa.Column("expiry_told_days", sa.SmallInteger),
     # The fingerprint that we wrote last: another one in the row was written by somebody else.

@@ -134,6 +134,7 @@ class SealedGrant:
     """What a successful answer puts into the row.
 
     Attributes:
+        hard_inferred: `hard_lifetime` is a conclusion of ours; None if the answer says nothing new of that.
         presented: The sealed token that was accepted, and its fingerprint: it becomes the previous one if it rotated.
         candidate_ids: Candidates that this attempt has read: a success settles them all.
         answered_at: `clock.boottime()` at the answer's last byte, from which the lifetimes count.
@@ -147,6 +148,7 @@ class SealedGrant:
     presented: tuple[bytes, bytes]
     candidate_ids: tuple[int, ...] = ()
     answered_at: float | None = None
+    hard_inferred: bool | None = None
 
     @property
     def rotated(self) -> bool:

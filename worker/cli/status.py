@@ -79,6 +79,7 @@ def _facts(found: Health) -> dict[str, Any]:
         "nearest_refresh_expiry": min((total.expires for total in found.totals if total.expires), default=None),
         "expiring_soon": count(lambda total: total.expiring),
         "hard_expiring_soon": count(lambda total: total.hard_expiring),
+        "hard_expiring_soon_inferred": count(lambda total: total.hard_inferred),
         "queues": found.queue_lengths,
         "redis": found.redis_trouble or "ok",
         "apps": list(_app_facts(found)),
@@ -122,7 +123,7 @@ def _print_status(found: Health) -> None:
         if facts["oldest_undelivered_event"]
         else "all delivered",
         "expiries": f"nearest {from_now(facts['nearest_refresh_expiry'], at) or 'unknown'};"
-        f" within {EXPIRES_SOON.days} days {facts['expiring_soon']:,}, hard limit {facts['hard_expiring_soon']:,}",
+        f" within {EXPIRES_SOON.days} days {facts['expiring_soon']:,}, hard limit {_hard_limits(facts)}",
         "old secret": f"{facts['refreshed_with_previous_secret']:,} refreshed last with another secret than is in use",
         "second writer": f"seen for {facts['second_writers']:,} connections within a week",
         "queues": _listed(queued).strip(" ()") if queued is not None else "unknown: Redis is away",
@@ -139,6 +140,11 @@ def _print_status(found: Health) -> None:
         click.echo(f"{name:14}{text}")
     for app in facts["apps"]:
         click.echo(f"{'app':14}{_app_line(app)}")
+
+
+def _hard_limits(facts: Mapping[str, Any]) -> str:
+    inferred = facts["hard_expiring_soon_inferred"]
+    return f"{facts['hard_expiring_soon']:,}" + (f" ({inferred:,} inferred, not said by Intuit)" if inferred else "")
 
 
 def _database(found: Health) -> str:
