@@ -86,6 +86,18 @@ app_blocks = sa.Table(
     sa.Column("probe_at", _when),
 )
 
+unreadable_keys = sa.Table(
+    "unreadable_keys",
+    metadata,
+    # One row per app and key whose values do not open now, the key missing here or not: told once. An empty key_id is
+    # that of what names no key.
+    sa.Column("app_id", sa.Integer, sa.ForeignKey("apps.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("key_missing", sa.Boolean, primary_key=True),
+    sa.Column("since", _when, nullable=False, server_default=sa.func.now()),
+    sa.Column("met_at", _when, nullable=False, server_default=sa.func.now()),
+)
+
 connections = sa.Table(
     "connections",
     metadata,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from uuid import UUID
 
+    from qbo_refresh.sealing import Unsealable
     from worker.policy import Decision, Standing
 
 
@@ -190,6 +191,22 @@ class Saved(Enum):
     """The row was deleted."""
 
 
+class OfApp(Protocol):
+    """What says which app it is of: a claim, or a consent's callback."""
+
+    @property
+    def app_id(self) -> int:
+        """Our id of it."""
+
+    @property
+    def environment(self) -> str:
+        """Intuit's."""
+
+    @property
+    def client_id(self) -> str:
+        """Intuit's."""
+
+
 class Store(Protocol):
     """The transactions of one attempt. Each method is one, acknowledged when it returns."""
 
@@ -210,6 +227,9 @@ class Store(Protocol):
 
     def block(self, claim: Claim, *, secret_hash: bytes, reason: str, at_once: bool) -> None:
         """Count a refusal of our keys; with enough of them the secret is blocked."""
+
+    def report_unreadable(self, of: OfApp, error: Unsealable, *, connection_id: int | None) -> None:
+        """Tell operators, once for each app and key, that something does not open."""
 
     def report_second_writer(self, claim: Claim) -> None:
         """Tell operators, once, that the row holds a token that no attempt of ours wrote."""

@@ -242,6 +242,7 @@ def test_what_was_sealed_with_other_keys_waits_for_a_worker_that_has_them(
     authorization_id = consents.accepted(connected.id, connected.realm_id)
     stranger = start_worker(TOKEN_KEYS=f"other:{new_key()}")
     assert exchange(stranger.exchanger, authorization_id).outcome is None
+    assert fleet.events() == ["row.unreadable"]
     assert exchange(start_worker().exchanger, authorization_id).outcome is Authorized.CONNECTED
 
 

@@ -87,6 +87,7 @@ def of_the_first_release(empty_database_url: str, monkeypatch: pytest.MonkeyPatc
     with psycopg.connect(empty_database_url, autocommit=True) as admin:
         admin.execute("CREATE ROLE reader")
         admin.execute("GRANT SELECT (id, hard_expires_at) ON qbo.connections TO reader")
+        admin.execute("GRANT SELECT, DELETE ON qbo.app_blocks TO reader")
         admin.execute("GRANT SELECT ON qbo.connection_status TO reader; GRANT USAGE ON SCHEMA qbo TO reader")
         admin.execute("INSERT INTO qbo.apps (id, environment, client_id) VALUES (1, 'sandbox', 'x')")
         admin.execute(
@@ -107,7 +108,7 @@ def seen_by_reader(url: str, what: str) -> object:
 def test_the_first_tables_are_brought_up_with_their_rows_and_back_and_nobody_loses_a_right(
     of_the_first_release: str,
 ) -> None:
-    # Fails without `_READERS` or `_VIEWERS` in 0002 (InsufficientPrivilege) and with a default that is not constant.
+    # Fails without `_READERS` or `_VIEWERS` in 0002, `_WRITERS` in 0003, and with a default that is not constant: seen.
     file = "pg_relation_filenode('qbo.connections')"
     before = seen_by_reader(of_the_first_release, file)
     command.upgrade(schema.alembic_config(), "head")
@@ -116,6 +117,10 @@ def test_the_first_tables_are_brought_up_with_their_rows_and_back_and_nobody_los
     ends = "id, hard_expires_at = '2031-01-01Z', hard_expires_inferred FROM qbo."
     assert seen_by_reader(of_the_first_release, f"{ends}connections") == (7, True, False)
     assert seen_by_reader(of_the_first_release, f"{ends}connection_status") == (7, True, False)
+    rights = (
+        "array_agg(has_table_privilege('qbo.unreadable_keys', name)) FROM unnest(ARRAY['select', 'delete', 'insert'])"
+    )
+    assert seen_by_reader(of_the_first_release, f"{rights} AS name") == ([True, True, False],), "as on app_blocks"
     command.downgrade(schema.alembic_config(), "0001")
     assert seen_by_reader(of_the_first_release, "id, hard_expires_at FROM qbo.connection_status") is not None
     with psycopg.connect(of_the_first_release) as connection, pytest.raises(psycopg.errors.UndefinedColumn):

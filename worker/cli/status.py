@@ -98,6 +98,11 @@ def _app_facts(found: Health) -> Iterator[dict[str, Any]]:
             "guard_tripped_at": plain(app.guard.tripped_at),
             "verdicts_wait_until": plain(policy.waits_until(found.known.epoch_since, app.guard, now=found.known.at)),
             "blocked": [{"reason": block.reason, "since": plain(block.since)} for block in app.blocks],
+            "unreadable": [
+                {"reason": each.reason, "key_id": each.key_id, "since": plain(each.since)}
+                for each in found.shut
+                if each.app_id == app.id
+            ],
         }
 
 
@@ -163,7 +168,15 @@ def _app_line(app: Mapping[str, Any]) -> str:
     if app["verdicts_wait_until"]:
         parts.append(f"verdicts wait until {app['verdicts_wait_until']}")
     parts += [f"a secret blocked since {block['since']} ({block['reason']})" for block in app["blocked"]]
+    parts += [f"{_shut(each)} since {each['since']}" for each in app["unreadable"]]
     return ", ".join(parts)
+
+
+def _shut(episode: Mapping[str, Any]) -> str:
+    if episode["key_id"] is None:
+        return "values that no key has sealed"
+    missing = episode["reason"] == "key_missing"
+    return f"the key {episode['key_id']!r} {'missing' if missing else 'does not open what names it'}"
 
 
 def _listed(numbers: Mapping[str, int]) -> str:

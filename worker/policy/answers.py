@@ -170,7 +170,6 @@ def unreadable(standing: Standing) -> Decision:
         timedelta(0),
         not_before_in=UNREADABLE_PAUSE,
         failures=standing.failures,
-        events=() if standing.reason == "unreadable" else (Event.ROW_UNREADABLE,),
     )
 
 
