@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from worker.embedded import Servers
 
 AWAY = timedelta(hours=2)
-# A POST may take 6 s then, and a worker that is stopped gives its saves 8.
-LEASE = {"LEASE_SECONDS": "18"}
+# A POST may take 10 s then, and a worker that is stopped gives its saves 12.
+LEASE = {"LEASE_SECONDS": "30"}
 
 
 @pytest.fixture

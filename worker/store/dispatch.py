@@ -40,11 +40,8 @@ def running_for(db: Database) -> timedelta | None:
 
 
 # What nothing schedules: the database's clock was stepped back since, and these would wait until it has caught up.
-_FAR_OFF = """
-SELECT id FROM qbo.connections
-WHERE app_id = ANY (%(key_apps)s::int[]) AND NOT frozen AND due_at > now() + %(horizon)s::interval
-ORDER BY due_at, id LIMIT 1000
-"""
+_IS_FAR_OFF = "app_id = ANY (%(key_apps)s::int[]) AND NOT frozen AND due_at > now() + %(horizon)s::interval"
+_FAR_OFF = f"SELECT id FROM qbo.connections WHERE {_IS_FAR_OFF} ORDER BY due_at, id LIMIT 1000"  # noqa: S608  # constants
 _RESTS_UNTIL = "CASE WHEN not_before > now() + interval '1 hour' THEN now() + interval '1 hour' ELSE not_before END"
 _LET_GO = f"""
 UPDATE qbo.connections SET next_refresh_at = now(), queued_until = NULL, not_before = {_RESTS_UNTIL}
@@ -62,12 +59,13 @@ def let_far_off_go(db: Database, keys: tuple[Keys, ...], *, horizon: timedelta) 
 
 
 # The connections as a sweep finds them once it has let go what is far off: for who foretells it and changes nothing.
+_THE_SAME = "app_id, status, frozen, in_doubt, lease_id, leased_until, refresh_expires_at, last_outcome, last_reason"
 AS_LET_GO = f"""
-SELECT app_id, status, frozen, in_doubt, lease_id, leased_until, refresh_expires_at, last_outcome, last_reason,
-       CASE WHEN is_far_off THEN now() ELSE next_refresh_at END AS next_refresh_at,
-       CASE WHEN is_far_off THEN GREATEST(now(), {_RESTS_UNTIL}) ELSE due_at END AS due_at,
-       CASE WHEN NOT is_far_off THEN queued_until END AS queued_until
-FROM (SELECT *, id IN ({_FAR_OFF}) AS is_far_off FROM qbo.connections) AS found
+SELECT {_THE_SAME}, next_refresh_at, due_at, queued_until
+FROM qbo.connections WHERE ({_IS_FAR_OFF} AND id IN ({_FAR_OFF})) IS NOT TRUE
+UNION ALL
+SELECT {_THE_SAME}, now(), GREATEST(now(), {_RESTS_UNTIL}), NULL
+FROM qbo.connections WHERE id IN ({_FAR_OFF})
 """  # noqa: S608  # composed of constants
 
 Due = tuple[datetime, int]
