@@ -86,6 +86,18 @@ app_blocks = sa.Table(
     sa.Column("probe_at", _when),
 )
 
+unreadable_keys = sa.Table(
+    "unreadable_keys",
+    metadata,
+    # One row per app and key whose values do not open now, the key missing here or not: told once. An empty key_id is
+    # that of what names no key.
+    sa.Column("app_id", sa.Integer, sa.ForeignKey("apps.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("key_missing", sa.Boolean, primary_key=True),
+    sa.Column("since", _when, nullable=False, server_default=sa.func.now()),
+    sa.Column("met_at", _when, nullable=False, server_default=sa.func.now()),
+)
+
 connections = sa.Table(
     "connections",
     metadata,
@@ -107,6 +119,8 @@ connections = sa.Table(
     sa.Column("access_expires_at", _when),
     sa.Column("refresh_expires_at", _when),
     sa.Column("hard_expires_at", _when),
+    # That end is our conclusion: the rolling window has stopped moving, and Intuit has not said why.
+    sa.Column("hard_expires_inferred", sa.Boolean, nullable=False, server_default=sa.false()),
     # The last of the notices before hard_expires_at that was sent, in days; NULL before the first.
     sa.Column("expiry_told_days", sa.SmallInteger),
     # The fingerprint that we wrote last: another one in the row was written by somebody else.

@@ -56,6 +56,7 @@ _TABLES = [
     "refresh_attempts",
     "connections",
     "app_blocks",
+    "unreadable_keys",
 ]
 _TABLES += ["apps", "control", "event_delivery"]
 # For the few rows of a test ten times as fast as TRUNCATE.

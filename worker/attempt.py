@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from uuid import UUID
 
+    from qbo_refresh.sealing import Unsealable
     from worker.policy import Decision, Standing
 
 
@@ -134,6 +135,7 @@ class SealedGrant:
     """What a successful answer puts into the row.
 
     Attributes:
+        hard_inferred: `hard_lifetime` is a conclusion of ours; None if the answer says nothing new of that.
         presented: The sealed token that was accepted, and its fingerprint: it becomes the previous one if it rotated.
         candidate_ids: Candidates that this attempt has read: a success settles them all.
         answered_at: `clock.boottime()` at the answer's last byte, from which the lifetimes count.
@@ -147,6 +149,7 @@ class SealedGrant:
     presented: tuple[bytes, bytes]
     candidate_ids: tuple[int, ...] = ()
     answered_at: float | None = None
+    hard_inferred: bool | None = None
 
     @property
     def rotated(self) -> bool:
@@ -188,6 +191,22 @@ class Saved(Enum):
     """The row was deleted."""
 
 
+class OfApp(Protocol):
+    """What says which app it is of: a claim, or a consent's callback."""
+
+    @property
+    def app_id(self) -> int:
+        """Our id of it."""
+
+    @property
+    def environment(self) -> str:
+        """Intuit's."""
+
+    @property
+    def client_id(self) -> str:
+        """Intuit's."""
+
+
 class Store(Protocol):
     """The transactions of one attempt. Each method is one, acknowledged when it returns."""
 
@@ -208,6 +227,9 @@ class Store(Protocol):
 
     def block(self, claim: Claim, *, secret_hash: bytes, reason: str, at_once: bool) -> None:
         """Count a refusal of our keys; with enough of them the secret is blocked."""
+
+    def report_unreadable(self, of: OfApp, error: Unsealable, *, connection_id: int | None) -> None:
+        """Tell operators, once for each app and key, that something does not open."""
 
     def report_second_writer(self, claim: Claim) -> None:
         """Tell operators, once, that the row holds a token that no attempt of ours wrote."""

@@ -92,19 +92,19 @@ def dispatch_due(sweep: Sweep) -> Swept:
         log.error("lease.impossible", connection_id=connection_id)
     if far_off := dispatch.let_far_off_go(sweep.db, sweep.keys, horizon=sweep.pace.horizon):
         log.warning("schedule.far_off", connections=far_off)
-    usable, probing = dispatch.open_apps(sweep.db, sweep.keys)
+    gates = dispatch.gates(sweep.db, sweep.keys)
     budget = budget_of(sweep.per_sweep, dispatch.running_for(sweep.db))
     published = 0
-    for app_id in probing:
+    for app_id in gates.probing:
         ids = dispatch.mark_probe(sweep.db, app_id=app_id, mark=sweep.mark)
         if ids:
             sweep.publish(ids)
         published += len(ids)
     urgent = urgent_share(budget - published)
-    for app_id in usable:
+    for app_id in gates.usable:
         sent = _publish_urgent(sweep, app_id, budget=urgent)
         urgent, published = urgent - sent, published + sent
-    published += _publish_due(sweep, usable, budget=budget - published)
+    published += _publish_due(sweep, gates.usable, budget=budget - published)
     log.info("sweep", published=published)
     return Swept(published)
 

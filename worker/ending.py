@@ -138,7 +138,8 @@ def _tokens(by: Refresher, revocation: Revocation) -> tuple[Sequence[Secret], bo
         try:
             tokens[by.keyring.open(blob, place)] = None
         except Unsealable as error:
-            log.error("revocation.unreadable", connection_id=revocation.connection_id, key_missing=error.key_missing)
+            log.warning("revocation.unreadable", connection_id=revocation.connection_id, key_missing=error.key_missing)
+            by.store.report_unreadable(revocation, error, connection_id=revocation.connection_id)
             # Passed over is only a copy beside the connection's own token that has opened: so the key is the right one.
             are_all = are_all and not error.key_missing and bool(tokens)
     return list(tokens), are_all

@@ -12,7 +12,7 @@ from worker import queues, reaching
 from worker.moments import long
 from worker.settings import Unset
 from worker.store import control as control_row
-from worker.store import held
+from worker.store import held, unreadable
 from worker.store import totals as figures
 from worker.store.control import Identity
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from worker.settings import Settings
     from worker.store.control import Known
     from worker.store.totals import AppState, Control, Total
+    from worker.store.unreadable import Episode
 
 UNDELIVERED = timedelta(hours=1)
 _REDIS_WITHIN_S = 2.0
@@ -38,6 +39,7 @@ class Health:
         queue_lengths: Messages that wait, by queue; None if Redis is away (`redis_trouble` says why).
         sweep: The time between two sweeps.
         delivers: EVENT_TASK is set: events do not just wait for those who poll.
+        shut: What does not open now, by app and key, and operators were told of.
     """
 
     control: Control
@@ -49,6 +51,7 @@ class Health:
     redis_trouble: str | None
     sweep: timedelta
     delivers: bool
+    shut: Sequence[Episode] = ()
 
     def count(self, what: Callable[[Total], int]) -> int:
         """Return a number of the totals, over all of them."""
@@ -93,6 +96,7 @@ def take(db: Database, config: Settings) -> Health:
         redis_trouble=trouble,
         sweep=timedelta(seconds=config.sweep_seconds),
         delivers=config.event_task is not None,
+        shut=unreadable.episodes(db),
     )
 
 
@@ -209,8 +213,8 @@ def _row_problems(health: Health) -> Iterable[str]:
             f"{overdue} connections are overdue: more than {long(figures.LATE)} late, or not refreshed for more"
             f" than {long(figures.STALE)}."
         )
-    if unreadable := sum(total.connections for total in health.totals if total.last_outcome == "unreadable"):
-        yield f"{unreadable} connections do not open with TOKEN_KEYS: `qbo-refresh doctor` names the missing key."
+    if shut := sum(total.connections for total in health.totals if total.last_outcome == "unreadable"):
+        yield f"{shut} connections do not open with TOKEN_KEYS: `qbo-refresh doctor` names the missing key."
     if impossible := health.count(lambda total: total.impossible_leases):
         yield (
             f"{impossible} leases end later than any can: a sweep lets each end once its connection is an hour late"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from worker.dispatch import BATCH, UNFIT, budget_of, urgent_share
@@ -10,15 +11,16 @@ from worker.store import control, dispatch, forecast, held, totals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from worker.attempt import Keys
     from worker.database import Database
     from worker.settings import Settings
+    from worker.store.dispatch import Gates
     from worker.store.forecast import Part
     from worker.store.totals import AppState
 
 WOULD_GO = "published"
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Circumstances:
 
     Attributes:
         stopped: Why it would do nothing; None if it would run.
-        usable, probing: As `store.dispatch.open_apps` returns them.
+        gates: Which of them may go.
         here: The apps whose secrets are in this configuration.
         waits: App id → when its throttle ends, or the next probe may go.
     """
@@ -75,10 +77,8 @@ class Circumstances:
     budget: int
     stopped: str | None
     here: frozenset[int]
-    usable: Sequence[int]
-    probing: Sequence[int]
+    gates: Gates
     waits: Mapping[int, datetime | None]
-    throttled: frozenset[int]
 
 
 def take(db: Database, config: Settings, *, queue_trouble: str | None = None) -> Preview:
@@ -92,60 +92,69 @@ def take(db: Database, config: Settings, *, queue_trouble: str | None = None) ->
     known = control.look(db, lease=config.pace.lease)
     state, apps = totals.control(db), totals.app_states(db)
     keys = held.secrets(apps, config) or ()
-    usable, probing = dispatch.open_apps(db, keys) if keys else ([], [])
+    gates = dispatch.gates(db, keys)
     stopped = queue_trouble or UNFIT.get(known.identity)
+    if state.frozen and stopped is None:
+        stopped = "everything_frozen"
     budget = budget_of(config.refreshes_per_sweep, dispatch.running_for(db))
     met = Circumstances(
         budget=budget,
-        stopped="everything_frozen" if state.frozen and stopped is None else stopped,
+        stopped=stopped,
         here=frozenset(key.app_id for key in keys),
-        usable=usable,
-        probing=probing,
-        waits={app.id: _wait(app, keys) for app in apps},
-        throttled=frozenset(app.id for app in apps if app.throttled_until),
+        gates=gates,
+        waits={app.id: app.throttled_until if app.id in gates.throttled else _probe_at(app, keys) for app in apps},
     )
-    groups = tuple(sort(forecast.parts(db), met))
-    return Preview(known.at, config.refreshes_per_sweep, budget, met.stopped, apps, groups)
+    parts = forecast.parts(db, () if stopped else keys, horizon=config.pace.horizon)
+    return Preview(known.at, config.refreshes_per_sweep, budget, stopped, apps, tuple(sort(parts, met)))
 
 
-def _wait(app: AppState, keys: Sequence[Keys]) -> datetime | None:
+def _probe_at(app: AppState, keys: Sequence[Keys]) -> datetime | None:
     mine = {secret_hash for key in keys if key.app_id == app.id for secret_hash in key.secret_hashes}
     probes = [block.probe_at for block in app.blocks if block.secret_hash in mine and block.probe_at]
-    return app.throttled_until or min(probes, default=None)
+    return min(probes, default=None)
 
 
 def sort(parts: Sequence[Part], met: Circumstances) -> list[Group]:
     """Put every connection into the group that the next sweep would treat it as."""
-    groups = [
-        Group(part.app_id, _reason(part, met), part.connections, part.detail, part.first_at)
-        for part in parts
-        if part.part != "due" or part.app_id not in met.here or met.stopped
-    ]
-    due = {part.app_id: part for part in parts if part.part == "due" and part.app_id in met.here and not met.stopped}
-    left = met.budget
-    for app_id, part in due.items():
-        if app_id in met.usable:
-            continue
-        probes = 1 if app_id in met.probing else 0
-        left -= probes
-        if probes:
-            groups.append(Group(app_id, WOULD_GO, 1, "probe"))
-        if part.connections > probes:
-            reason = "throttled" if app_id in met.throttled else "blocked"
-            groups.append(Group(app_id, reason, part.connections - probes, until=met.waits.get(app_id)))
-    for app_id, number in _shared(due, met.usable, max(left, 0)).items():
-        if number:
-            groups.append(Group(app_id, WOULD_GO, number))
-        if rest := due[app_id].connections - number:
-            groups.append(Group(app_id, "over_the_rate", rest))
+    going = [] if met.stopped else [part for part in parts if part.app_id in met.here]
+    due = {part.app_id: part for part in going if part.part == "due"}
+    probed = _probed(going, met.gates.probing)
+    groups = [Group(app_id, WOULD_GO, 1, "probe") for app_id in probed]
+    published = _shared(due, met.gates.usable, max(met.budget - len(probed), 0))
+    groups += [Group(app_id, WOULD_GO, number) for app_id, number in published.items() if number]
+    for part in parts:
+        goes = published.get(part.app_id, 0) if part is due.get(part.app_id) else 0
+        left = part.connections - goes - (part is probed.get(part.app_id))
+        if left:
+            reason, until = _reason(part, met), part.first_at
+            if reason in ("throttled", "blocked"):
+                until = met.waits.get(part.app_id)
+            groups.append(Group(part.app_id, reason, left, part.detail, None if reason == "over_the_rate" else until))
     return groups
+
+
+def _probed(going: Sequence[Part], probing: Sequence[int]) -> dict[int, Part]:
+    """Return app id → the part of which one is published as a probe: the most overdue is, also if it is queued."""
+    probed: dict[int, Part] = {}
+    for app_id in probing:
+        mine = [part for part in going if part.app_id == app_id and part.part in ("due", "queued")]
+        if mine:
+            # What no program can read lies before all else. Of two that are as overdue, the marked one went first.
+            probed[app_id] = min(mine, key=lambda part: (part.first_at or _EARLIEST, part.part == "due"))
+    return probed
 
 
 def _reason(part: Part, met: Circumstances) -> str:
     """Return why these are not published; what is due, and could be, waits for what stops the whole sweep."""
     if part.app_id not in met.here and part.part not in {"disconnected", "needs_reauth", "never", "frozen"}:
         return "no_keys"
-    return met.stopped or part.part if part.part == "due" else part.part
+    if part.part != "due":
+        return part.part
+    if met.stopped:
+        return met.stopped
+    if part.app_id in met.gates.usable:
+        return "over_the_rate"
+    return "throttled" if part.app_id in met.gates.throttled else "blocked"
 
 
 def _shared(due: Mapping[int, Part], usable: Sequence[int], budget: int) -> dict[int, int]:

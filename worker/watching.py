@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import DBAPIError
 
 from worker import log, policy
-from worker.store import control, dispatch, verdicts
+from worker.store import control, dispatch, unreadable, verdicts
 from worker.store.totals import LATE, STALE, SWEEPS_MISSED
 
 if TYPE_CHECKING:
@@ -22,14 +22,16 @@ _UNSWEPT = timedelta(minutes=10)
 
 
 def look(db: Database, keys: tuple[Keys, ...], *, sweep_every: timedelta) -> None:
-    """Tell operators once if connections stand still, and close the guards whose episode is over.
+    """Tell operators once if connections stand still, and close what is over: guards, and keys that were missing.
 
     An app whose secrets are blocked or that is throttled stands still for a reason that was told already.
     """
-    usable, _ = dispatch.open_apps(db, keys)
+    usable = list(dispatch.gates(db, keys).usable)
     unswept = max(_UNSWEPT, SWEEPS_MISSED * sweep_every)
     control.note_stalls(db, usable, late=LATE, unswept=unswept, stale=STALE)
-    verdicts.close_calm_guards(db, [each.app_id for each in keys])
+    app_ids = [each.app_id for each in keys]
+    verdicts.close_calm_guards(db, app_ids)
+    unreadable.close_quiet(db, app_ids)
 
 
 def start(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from worker.refresh import refresh
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from tests.support.commands import Run
     from tests.support.fleet import Connected, Fleet
     from worker.refresh import Refresher
 
@@ -111,6 +113,7 @@ def test_an_announcement_names_the_end(fleet: Fleet, refresher: Refresher) -> No
     assert payload.payload == {
         "days": 30,
         "hard_expires_at": row.hard_expires_at.replace(microsecond=0).isoformat(),
+        "hard_expires_inferred": False,
     }
 
 
@@ -122,6 +125,42 @@ def test_without_the_field_the_ceiling_is_recognised_and_announced(fleet: Fleet,
     row = refreshed(fleet, refresher, connected, after=DAY)
     assert abs(row.hard_expires_at - row.refresh_expires_at) < timedelta(seconds=1)
     assert notices(fleet, connected) == [90]
+
+
+def inferred(fleet: Fleet, refresher: Refresher) -> Connected:
+    """Make a connection whose end was concluded, since Intuit does not say it."""
+    fleet.simulator.fault("override", remove=[HARD])
+    connected = connect(fleet, left=80 * DAY)
+    for days in (0, 1):
+        refreshed(fleet, refresher, connected, after=days * DAY)
+    assert fleet.row(connected.id).hard_expires_inferred
+    return connected
+
+
+def test_an_end_that_was_concluded_is_called_so_until_intuit_says_it(fleet: Fleet, refresher: Refresher) -> None:
+    # Fails without `hard_expires_inferred` in `_SET_TOKENS`; with the parameter alone, without COALESCE, the third is.
+    connected = inferred(fleet, refresher)
+    (told,) = fleet.db.execute("SELECT payload FROM qbo.outbox WHERE type = 'connection.expiring'").all()
+    assert told.payload["hard_expires_inferred"] is True
+    assert refreshed(fleet, refresher, connected, after=DAY).hard_expires_inferred, "an answer that does not say"
+    fleet.simulator.clear_faults()
+    before = fleet.row(connected.id)
+    row = refreshed(fleet, refresher, connected)
+    assert (row.hard_expires_inferred, row.hard_expires_at) == (False, before.hard_expires_at), "the same end, but said"
+
+
+def test_what_was_concluded_of_a_grant_goes_with_it(fleet: Fleet, refresher: Refresher, run: Run) -> None:
+    connected = inferred(fleet, refresher)
+    found = json.loads(run("status", "--json")[1])
+    assert (found["hard_expiring_soon"], found["hard_expiring_soon_inferred"]) == (0, 0), "in 79 days"
+    refreshed(fleet, refresher, connected, after=70 * DAY)
+    found = json.loads(run("status", "--json")[1])
+    assert (found["hard_expiring_soon"], found["hard_expiring_soon_inferred"]) == (1, 1)
+    assert "hard limit 1 (1 inferred, not said by Intuit)" in run("status")[1]
+    assert json.loads(run("list", "--json")[1])["hard_expires_inferred"] is True
+    assert json.loads(run("explain", str(connected.id), "--json")[1])["connection"]["hard_expires_inferred"] is True
+    assert run("disconnect", str(connected.id))[0] == 0
+    assert fleet.row(connected.id).hard_expires_inferred is False
 
 
 def test_without_the_field_a_window_that_rolls_is_no_ceiling(fleet: Fleet, refresher: Refresher) -> None:

@@ -236,6 +236,7 @@ def test_a_copy_whose_key_is_missing_is_asked_for_again_and_the_others_are_revok
     assert disconnect(worker.ender, connected.id).revoked is False
     assert not fleet.state(connected).alive
     assert count(fleet, "revocations") == 1
+    assert fleet.events() == ["row.unreadable"]
 
 
 def test_a_token_that_does_not_open_under_another_key_of_the_same_name_is_not_taken_for_revoked(

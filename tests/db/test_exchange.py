@@ -82,7 +82,7 @@ def test_what_was_known_of_the_old_grant_goes_with_it(fleet: Fleet, consents: Co
         "status = 'needs_reauth', in_doubt = true, suspect_since = now(), needs_reauth_since = now(), failures = 7,"
         " not_before = now() + interval '1 hour', queued_until = now() + interval '1 hour', expiry_told_days = 30,"
         " second_writer_at = now(), known_fingerprint = 'x', last_secret = 'previous', last_reason = 'answer_lost',"
-        " hard_expires_at = now() + interval '1 day', previous_refresh_token = 'x',"
+        " hard_expires_at = now() + interval '1 day', hard_expires_inferred = true, previous_refresh_token = 'x',"
         " previous_refresh_token_fingerprint = 'x', next_refresh_at = NULL",
     )
     fleet.db.execute(
@@ -101,7 +101,7 @@ def test_what_was_known_of_the_old_grant_goes_with_it(fleet: Fleet, consents: Co
     assert (row.second_writer_at, row.last_reason) == (None, None)
     assert bytes(row.known_fingerprint) == bytes(row.refresh_token_fingerprint)
     assert (row.previous_refresh_token, row.previous_refresh_token_fingerprint) == (None, None)
-    assert row.hard_expires_at > row.refresh_expires_at
+    assert (row.hard_expires_at > row.refresh_expires_at, row.hard_expires_inferred) == (True, False)
     assert (fleet.candidates(connected.id), fleet.holds(connected.id)) == ([], set())
     assert fleet.events(connected.id) == ["connection.reconnected", "sync.resumed"]
 
@@ -242,6 +242,7 @@ def test_what_was_sealed_with_other_keys_waits_for_a_worker_that_has_them(
     authorization_id = consents.accepted(connected.id, connected.realm_id)
     stranger = start_worker(TOKEN_KEYS=f"other:{new_key()}")
     assert exchange(stranger.exchanger, authorization_id).outcome is None
+    assert fleet.events() == ["row.unreadable"]
     assert exchange(start_worker().exchanger, authorization_id).outcome is Authorized.CONNECTED
 
 

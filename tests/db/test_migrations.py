@@ -11,10 +11,10 @@ from sqlalchemy.exc import DBAPIError
 from alembic import command
 from tests.conftest import migrate, settings_of, with_database
 from tests.support.fleet import Fleet
-from worker import schema
+from worker import runtime, schema
 from worker import settings as worker_settings
 from worker.attempt import Trigger
-from worker.database import Database
+from worker.database import LOCK_NOT_AVAILABLE, Database, sqlstate
 from worker.ending import disconnect
 from worker.refresh import refresh
 
@@ -76,6 +76,77 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(
         command.check(schema.alembic_config())
     finally:
         worker_settings.load.cache_clear()
+
+
+@pytest.fixture
+def of_the_first_release(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Give a database at revision 0001 with a row, as its owner and a client's role that may read the row's ends."""
+    monkeypatch.setenv("QBO_DATABASE_URL", empty_database_url)
+    worker_settings.load.cache_clear()
+    command.upgrade(schema.alembic_config(), "0001")
+    with psycopg.connect(empty_database_url, autocommit=True) as admin:
+        admin.execute("CREATE ROLE reader")
+        admin.execute("GRANT SELECT (id, hard_expires_at) ON qbo.connections TO reader")
+        admin.execute("GRANT SELECT, DELETE ON qbo.app_blocks TO reader")
+        admin.execute("GRANT SELECT ON qbo.connection_status TO reader; GRANT USAGE ON SCHEMA qbo TO reader")
+        admin.execute("INSERT INTO qbo.apps (id, environment, client_id) VALUES (1, 'sandbox', 'x')")
+        admin.execute(
+            "INSERT INTO qbo.connections (id, app_id, realm_id, realm_hash, hard_expires_at)"
+            " VALUES (7, 1, '', '', '2031-01-01Z')"
+        )
+        yield empty_database_url
+        admin.execute("DROP OWNED BY reader; DROP ROLE reader")
+    worker_settings.load.cache_clear()
+
+
+def seen_by_reader(url: str, what: str) -> object:
+    with psycopg.connect(url) as connection:
+        connection.execute("SET ROLE reader")
+        return connection.execute(f"SELECT {what}".encode()).fetchone()
+
+
+def test_the_first_tables_are_brought_up_with_their_rows_and_back_and_nobody_loses_a_right(
+    of_the_first_release: str,
+) -> None:
+    # Fails without `_READERS` or `_VIEWERS` in 0002, `_WRITERS` in 0003, and with a default that is not constant: seen.
+    file = "pg_relation_filenode('qbo.connections')"
+    before = seen_by_reader(of_the_first_release, file)
+    command.upgrade(schema.alembic_config(), "head")
+    command.check(schema.alembic_config())
+    assert seen_by_reader(of_the_first_release, file) == before, "no row was written anew"
+    ends = "id, hard_expires_at = '2031-01-01Z', hard_expires_inferred FROM qbo."
+    assert seen_by_reader(of_the_first_release, f"{ends}connections") == (7, True, False)
+    assert seen_by_reader(of_the_first_release, f"{ends}connection_status") == (7, True, False)
+    rights = (
+        "array_agg(has_table_privilege('qbo.unreadable_keys', name)) FROM unnest(ARRAY['select', 'delete', 'insert'])"
+    )
+    assert seen_by_reader(of_the_first_release, f"{rights} AS name") == ([True, True, False],), "as on app_blocks"
+    command.downgrade(schema.alembic_config(), "0001")
+    assert seen_by_reader(of_the_first_release, "id, hard_expires_at FROM qbo.connection_status") is not None
+    with psycopg.connect(of_the_first_release) as connection, pytest.raises(psycopg.errors.UndefinedColumn):
+        connection.execute("SELECT hard_expires_inferred FROM qbo.connections")
+    command.upgrade(schema.alembic_config(), "head")
+    assert seen_by_reader(of_the_first_release, f"{ends}connection_status") == (7, True, False)
+
+
+def test_a_migration_behind_a_long_query_gives_up_instead_of_stopping_every_refresh(of_the_first_release: str) -> None:
+    # Fails without lock_timeout in alembic/env.py: it waits, and every claim behind it.
+    with psycopg.connect(of_the_first_release) as reader:
+        reader.execute("SELECT count(*) FROM qbo.connections")
+        with pytest.raises(DBAPIError) as caught:
+            command.upgrade(schema.alembic_config(), "head")
+    assert sqlstate(caught.value) == LOCK_NOT_AVAILABLE
+    command.upgrade(schema.alembic_config(), "head")
+
+
+def test_each_release_says_what_it_needs_of_the_one_before(
+    of_the_first_release: str, environment: dict[str, str]
+) -> None:
+    with pytest.raises(schema.NotMigrated) as caught:
+        runtime.build(settings_of(environment | {"DATABASE_URL": of_the_first_release}))
+    assert str(caught.value) == (
+        f"The tables are at revision 0001, this code needs {schema.HEAD}: run `qbo-refresh migrate`."
+    )
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_row_37_fifteen_thousand_rows_that_cannot_go_neither_fill_a_sweep_nor_sl
     )
     assert dispatch_due(sweep).published == GOOD
     assert sorted(published) == [each.id for each in good], "the first sweep is full of those that can go"
-    assert dispatch.open_apps(fleet.db, keys) == ([app_id], [])
+    assert dispatch.gates(fleet.db, keys) == dispatch.Gates(usable=(app_id,))
 
 
 def test_row_31_a_fleet_that_is_due_at_once_goes_at_the_rate_and_the_most_urgent_first(

@@ -48,9 +48,11 @@ def test_the_last_word_goes_into_a_frozen_row_at_once_and_a_passing_refusal_pres
     fleet.simulator.set_policy("reuse-revokes")
     grant = fleet.simulator.create_grant()
     as_json(run, "import", write(file, grant.realm_id, grant.refresh_token, OLD), "--frozen")
+    fleet.update(None, "hard_expires_at = now() + interval '9 days', hard_expires_inferred = true")
     newer = fleet.rotated_elsewhere(grant.refresh_token)
     assert as_json(run, "import", write(file, grant.realm_id, newer, NEW), "--update")["updated"] == 1
     row = only(fleet)
+    assert row.hard_expires_inferred, "the file does not say"
     assert (fleet.token(row.id), row.token_version, row.frozen, row.taken_over) == (newer, 2, True, False)
     assert fleet.candidates(row.id) == []
     assert as_json(run, "import", write(file, grant.realm_id, grant.refresh_token, OLD), "--update")["superseded"] == 1

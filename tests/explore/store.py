@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from qbo_refresh.sealing import Unsealable
     from tests.explore.world import World
+    from worker.attempt import OfApp
     from worker.policy import Decision
 
 YOUNG_EPOCH = timedelta(days=30)
@@ -175,6 +177,9 @@ class MemoryStore:
         new = saving.refused(old, row, self.world.now, pace=self.pace)
         self.world.commit(replace(tables, candidates=tuple(new if kept is old else kept for kept in tables.candidates)))
         return new.refused_again_at is not None or not saving.succeeds(new, row)
+
+    def report_unreadable(self, of: OfApp, error: Unsealable, *, connection_id: int | None) -> None:
+        """Tell operators once: nothing here is sealed with a key that goes away."""
 
     def report_second_writer(self, claim: Claim) -> None:
         """Tell operators once."""

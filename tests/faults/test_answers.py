@@ -285,7 +285,7 @@ def assert_the_app_pauses(fleet: Fleet, workers: list[Runtime], connected: Conne
             assert sweep(worker.refresher, connected).outcome is Outcome.SKIPPED
             forced = refresh(worker.refresher, connected.id, trigger=Trigger.ADHOC, freshness=FORCED)
             assert forced.reason == "throttled"
-        assert dispatch.open_apps(fleet.db, workers[0].keys) == ([], [])
+        assert dispatch.gates(fleet.db, workers[0].keys) == dispatch.Gates(throttled=(connected.app_id,))
     assert fleet.simulator.check().calls == calls
     fleet.let_pass(timedelta(seconds=10))
     assert sweep(workers[1].refresher, connected).outcome is Outcome.REFRESHED

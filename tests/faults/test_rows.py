@@ -12,6 +12,7 @@ from qbo_refresh.status import Outcome
 from tests.support.sweeping import Minutes
 from worker.attempt import Trigger
 from worker.refresh import Refresher, Result, refresh
+from worker.watching import look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,8 +54,15 @@ def test_row_27_moved_blobs_and_poison_rows_in_a_batch_of_200_are_unreadable_alo
         assert [result.outcome for result in minutes.one()] == [Outcome.UNREADABLE] * 7
     for each in odd:
         assert (fleet.row(each.id).status, fleet.row(each.id).lease_id) == ("active", None)
-        assert fleet.events(each.id) == ["row.unreadable"], "told once"
+        assert (fleet.row(each.id).last_outcome, fleet.events(each.id)) == ("unreadable", [])
         assert fleet.state(each).calls == 0
+    assert told(fleet) == [("does_not_open", "test"), ("does_not_open", None)], "each key once, and what names none"
+
+
+def told(fleet: Fleet) -> list[tuple[str, str | None]]:
+    """Return reason and key of what operators were told."""
+    rows = fleet.db.execute("SELECT payload FROM qbo.outbox WHERE type = 'row.unreadable' ORDER BY id")
+    return [(row.payload["reason"], row.payload.get("key_id")) for row in rows]
 
 
 def test_row_27_an_older_token_of_the_same_row_put_back_is_unreadable(fleet: Fleet, refresher: Refresher) -> None:
@@ -66,18 +74,31 @@ def test_row_27_an_older_token_of_the_same_row_put_back_is_unreadable(fleet: Fle
     fleet.update(connected.id, "refresh_token = %(older)s", older=older)
     assert sweep(refresher, connected).outcome is Outcome.UNREADABLE
     assert fleet.state(connected).calls == 1
+    assert told(fleet) == [("does_not_open", "test")]
 
 
 def test_row_27_a_missing_key_is_nobodys_reconnect_and_heals_when_it_is_back(
     fleet: Fleet, refresher: Refresher, start_worker: Callable[..., Runtime]
 ) -> None:
+    # The events: fails without NOT EXISTS in `worker.store.unreadable` and `is_new` (seen: five), or `close_quiet`.
     connected = fleet.connect(5)
-    keyless = start_worker(TOKEN_KEYS=f"another:{sealing.new_key()}").refresher
+    worker = start_worker(TOKEN_KEYS=f"another:{sealing.new_key()}")
+    keyless = worker.refresher
     assert {sweep(keyless, each).outcome for each in connected} == {Outcome.UNREADABLE}
     assert fleet.statuses(connected) == {"active": 5}
     assert fleet.simulator.check().calls == 0
     fleet.let_pass(timedelta(minutes=61))
+    assert sweep(keyless, connected[0]).outcome is Outcome.UNREADABLE
+    assert told(fleet) == [("key_missing", "test")], "once, for all of them"
+    fleet.let_pass(timedelta(minutes=61))
+    look(worker.db, worker.keys, sweep_every=timedelta(minutes=1))
     assert {sweep(refresher, each).outcome for each in connected} == {Outcome.REFRESHED}
+    fleet.let_pass(timedelta(minutes=60))
+    look(worker.db, worker.keys, sweep_every=timedelta(minutes=1))
+    assert fleet.db.execute("SELECT FROM qbo.unreadable_keys").all() == [], "two hours without one: over"
+    fleet.let_pass(timedelta(days=1))
+    assert sweep(keyless, connected[0]).outcome is Outcome.UNREADABLE
+    assert told(fleet) == [("key_missing", "test")] * 2, "lost again, told again"
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ _MOMENTS = {
     ],
     "apps": ["throttled_until", "swept_at", "stalled_since", "guard_tripped_at", "guard_released_at", "population_at"],
     "app_blocks": ["blocked_at", "probe_at"],
+    "unreadable_keys": ["since", "met_at"],
     "control": ["epoch_since", "thawed_at"],
     "refresh_attempts": ["began_at"],
     "candidates": ["received_at", "tried_at", "refused_again_at", "settled_at"],

@@ -28,6 +28,7 @@ ROW = Row(
     access_expires_at=NOW,
     refresh_expires_at=NOW + 99 * DAY,
     hard_expires_at=None,
+    hard_expires_inferred=False,
     expiry_told_days=None,
     second_writer_at=None,
     is_foreign=False,
@@ -264,6 +265,19 @@ def test_the_last_clock_is_told_before_it_runs_out() -> None:
     assert "told again 7, 1 days before" in ahead(ends, "not_due")[1]
     assert len(ahead(replace(ROW, hard_expires_at=NOW + 900 * DAY), "not_due")) == 1
     assert "only a reconnect helps" in ahead(replace(ROW, hard_expires_at=NOW - DAY), "not_due")[1]
+
+
+def test_an_end_that_intuit_did_not_say_is_called_inferred_wherever_it_is_told() -> None:
+    inferred = replace(ROW, hard_expires_at=NOW + 20 * DAY, hard_expires_inferred=True)
+    over = replace(inferred, hard_expires_at=NOW - DAY)
+    assert ahead(inferred, "not_due")[1].startswith(
+        "Its grant ends in 20 days (inferred, not said by Intuit), whatever"
+    )
+    assert "over (inferred, not said by Intuit)" in ahead(over, "not_due")[1]
+    for row, told in ((inferred, True), (replace(inferred, hard_expires_inferred=False), False)):
+        limit = dict(explaining.standing(Story(7, row, ())))["hard limit"]
+        assert ("inferred, not said by Intuit" in limit) is told
+        assert ("inferred" in ahead(row, "not_due")[1]) is told
 
 
 def test_where_it_stands_names_status_syncs_clocks_and_a_second_writer() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from worker import policy, preview
 from worker.policy import Guard
 from worker.preview import WOULD_GO, Circumstances
+from worker.store.dispatch import Gates
 from worker.store.forecast import Part
 
 NOW = datetime(2026, 11, 23, 18, 30, 5, tzinfo=UTC)
@@ -18,10 +19,8 @@ MET = Circumstances(
     budget=2500,
     stopped=None,
     here=frozenset({1, 2}),
-    usable=(1, 2),
-    probing=(),
+    gates=Gates(usable=(1, 2)),
     waits={},
-    throttled=frozenset(),
 )
 
 
@@ -46,7 +45,7 @@ def test_grants_that_die_soon_go_before_the_turns_of_the_apps() -> None:
 
 
 def test_a_probe_is_taken_from_the_rate() -> None:
-    met = replace(MET, budget=1, usable=(2,), probing=(1,))
+    met = replace(MET, budget=1, gates=Gates(usable=(2,), probing=(1,)))
     found = numbers([due(1, 9), due(2, 9)], met)
     assert found == {(1, WOULD_GO): 1, (1, "blocked"): 8, (2, "over_the_rate"): 9}
 
@@ -73,14 +72,13 @@ def test_every_connection_is_in_one_group_and_the_rate_holds(
         MET,
         budget=budget,
         here=frozenset(here),
-        usable=sorted(usable & here),
-        probing=sorted(here - usable),
+        gates=Gates(usable=tuple(sorted(usable & here)), probing=tuple(sorted(here - usable))),
     )
     groups = preview.sort(parts, met)
     assert sum(group.connections for group in groups) == sum(part.connections for part in parts)
     assert all(group.connections > 0 for group in groups)
     # One probe an app goes whatever the rate is.
-    assert sum(group.connections for group in groups if group.reason == WOULD_GO) <= max(budget, len(met.probing))
+    assert sum(group.connections for group in groups if group.reason == WOULD_GO) <= max(budget, len(met.gates.probing))
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def _facts(found: Health) -> dict[str, Any]:
         "nearest_refresh_expiry": min((total.expires for total in found.totals if total.expires), default=None),
         "expiring_soon": count(lambda total: total.expiring),
         "hard_expiring_soon": count(lambda total: total.hard_expiring),
+        "hard_expiring_soon_inferred": count(lambda total: total.hard_inferred),
         "queues": found.queue_lengths,
         "redis": found.redis_trouble or "ok",
         "apps": list(_app_facts(found)),
@@ -97,6 +98,11 @@ def _app_facts(found: Health) -> Iterator[dict[str, Any]]:
             "guard_tripped_at": plain(app.guard.tripped_at),
             "verdicts_wait_until": plain(policy.waits_until(found.known.epoch_since, app.guard, now=found.known.at)),
             "blocked": [{"reason": block.reason, "since": plain(block.since)} for block in app.blocks],
+            "unreadable": [
+                {"reason": each.reason, "key_id": each.key_id, "since": plain(each.since)}
+                for each in found.shut
+                if each.app_id == app.id
+            ],
         }
 
 
@@ -122,7 +128,7 @@ def _print_status(found: Health) -> None:
         if facts["oldest_undelivered_event"]
         else "all delivered",
         "expiries": f"nearest {from_now(facts['nearest_refresh_expiry'], at) or 'unknown'};"
-        f" within {EXPIRES_SOON.days} days {facts['expiring_soon']:,}, hard limit {facts['hard_expiring_soon']:,}",
+        f" within {EXPIRES_SOON.days} days {facts['expiring_soon']:,}, hard limit {_hard_limits(facts)}",
         "old secret": f"{facts['refreshed_with_previous_secret']:,} refreshed last with another secret than is in use",
         "second writer": f"seen for {facts['second_writers']:,} connections within a week",
         "queues": _listed(queued).strip(" ()") if queued is not None else "unknown",
@@ -141,6 +147,11 @@ def _print_status(found: Health) -> None:
         click.echo(f"{'app':14}{_app_line(app)}")
 
 
+def _hard_limits(facts: Mapping[str, Any]) -> str:
+    inferred = facts["hard_expiring_soon_inferred"]
+    return f"{facts['hard_expiring_soon']:,}" + (f" ({inferred:,} inferred, not said by Intuit)" if inferred else "")
+
+
 def _database(found: Health) -> str:
     since = found.known.epoch_since
     changed = f", changed {from_now(since, found.known.at)}" if since else ""
@@ -157,7 +168,15 @@ def _app_line(app: Mapping[str, Any]) -> str:
     if app["verdicts_wait_until"]:
         parts.append(f"verdicts wait until {app['verdicts_wait_until']}")
     parts += [f"a secret blocked since {block['since']} ({block['reason']})" for block in app["blocked"]]
+    parts += [f"{_shut(each)} since {each['since']}" for each in app["unreadable"]]
     return ", ".join(parts)
+
+
+def _shut(episode: Mapping[str, Any]) -> str:
+    if episode["key_id"] is None:
+        return "values that no key has sealed"
+    missing = episode["reason"] == "key_missing"
+    return f"the key {episode['key_id']!r} {'missing' if missing else 'does not open what names it'}"
 
 
 def _listed(numbers: Mapping[str, int]) -> str:

@@ -63,7 +63,8 @@ def _exchange(exchanger: Exchanger, callback: Callback) -> None:
         realm_id = keyring.open(callback.realm_id, callback.place(Field.CONSENTED_REALM_ID))
         code = keyring.open(callback.code, callback.place(Field.CODE))
     except Unsealable as error:
-        log.error("authorization.unreadable", authorization_id=callback.authorization_id, key=error.key_missing)
+        log.warning("authorization.unreadable", authorization_id=callback.authorization_id, key=error.key_missing)
+        exchanger.refresher.store.report_unreadable(callback, error, connection_id=None)
         if not error.key_missing:  # another worker may have the key, and be exchanging it
             exchanger.store.reject(callback.authorization_id, "unreadable")
         return

@@ -100,7 +100,8 @@ def recover(exchanger: Exchanger, consent: Consent, realm_id: Secret) -> None:
         try:
             token = by.keyring.open(kept.refresh_token, consent.callback.place(Field.CONSENTED_REFRESH_TOKEN))
         except Unsealable as error:
-            log.error("escrow.entry_unreadable", authorization_id=consent.authorization_id, key=error.key_missing)
+            log.warning("escrow.entry_unreadable", authorization_id=consent.authorization_id, key=error.key_missing)
+            by.store.report_unreadable(consent.callback, error, connection_id=None)
             continue
         if consent.names_connection:
             keeping.keep_rescued(exchanger, consent, kept, token, realm_id)

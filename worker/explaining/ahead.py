@@ -176,12 +176,13 @@ def _ends(row: Row) -> Iterator[str]:
     if row.hard_expires_at is None or row.status == Status.DISCONNECTED:
         return
     left = row.hard_expires_at - row.at
+    inferred = " (inferred, not said by Intuit)" if row.hard_expires_inferred else ""
     if left.days < 0:
-        yield "The grant's five years are over: only a reconnect helps."
+        yield f"The grant's five years are over{inferred}: only a reconnect helps."
         return
     if left.days <= max(NOTICES_DAYS):
         still = ", ".join(str(days) for days in reversed(NOTICES_DAYS) if days < left.days)
         yield (
-            f"Its grant ends in {left.days} days, whatever is done: the customer must reconnect by then."
+            f"Its grant ends in {left.days} days{inferred}, whatever is done: the customer must reconnect by then."
             + (f" The host is told again {still} days before." if still else "")
         )

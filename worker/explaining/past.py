@@ -179,7 +179,8 @@ _EVENTS = {
 
 def _event(told: Told) -> Entry:
     meaning = next((words for event, words in _EVENTS.items() if event == told.type), "")
-    payload = ", ".join(f"{name} {value}" for name, value in told.payload.items() if name in _SHOWN)
+    shown = {name: value for name, value in told.payload.items() if name in _SHOWN and value is not False}
+    payload = ", ".join(name if value is True else f"{name} {value}" for name, value in shown.items())
     delivered = "not delivered yet"
     if told.delivered_at is not None:
         delivered = f"delivered after {long(told.delivered_at - told.created_at)}"
@@ -188,4 +189,4 @@ def _event(told: Told) -> Entry:
 
 
 # What a payload may say here; a reconnect link, say, is the host's and not for a terminal.
-_SHOWN = frozenset({"reason", "days", "hard_expires_at", "seen", "we_refreshed_last_at"})
+_SHOWN = frozenset({"reason", "days", "hard_expires_at", "hard_expires_inferred", "seen", "we_refreshed_last_at"})

@@ -27,7 +27,10 @@ def standing(story: Story) -> Iterator[tuple[str, str]]:
     )
     yield "access", _clock(row.access_expires_at, row.at, "access token")
     yield "rolling", _clock(row.refresh_expires_at, row.at, "refresh token, which each new one moves")
-    yield "hard limit", _clock(row.hard_expires_at, row.at, "grant, whatever is done") + _noticed(row)
+    yield (
+        "hard limit",
+        _clock(row.hard_expires_at, row.at, "grant, whatever is done") + _whose_word(row) + _noticed(row),
+    )
     yield "token", _token(row)
     untried = sum(candidate.tried_at is None for candidate in story.candidates)
     if untried:
@@ -78,6 +81,12 @@ def _clock(end: datetime | None, at: datetime, whose: str) -> str:
     if end is None:
         return f"not known (the {whose})"
     return f"{'ends' if end > at else 'ended'} {when(end, at)} (the {whose})"
+
+
+def _whose_word(row: Row) -> str:
+    if row.hard_expires_at is None or not row.hard_expires_inferred:
+        return ""
+    return "; inferred, not said by Intuit: new refresh tokens no longer move their end"
 
 
 def _noticed(row: Row) -> str:

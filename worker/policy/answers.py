@@ -64,6 +64,7 @@ class Decision:
         counts: Towards a block of the client secret: from REFUSALS_THAT_BLOCK different connections on.
         throttle: How long the whole app pauses; None for not at all.
         hard_lifetime: What this answer says is left of the grant's five years; None if nothing new.
+        hard_inferred: Whether that is concluded and not Intuit's word; None with `hard_lifetime`.
         expiry_told_days: The notice of the grant's end that `events` holds; None if it holds none.
     """
 
@@ -81,6 +82,7 @@ class Decision:
     counts: bool = False
     throttle: timedelta | None = None
     hard_lifetime: timedelta | None = None
+    hard_inferred: bool | None = None
     expiry_told_days: int | None = None
 
     @property
@@ -154,6 +156,7 @@ def _refreshed(standing: Standing, answer: TokenSet, *, now: datetime, rotated: 
         expiry.in_time(clocks, ends_in, next_refresh_in(standing.connection_id, now=now), now=now),
         events=() if notice is None else (Event.EXPIRING,),
         hard_lifetime=ends_in,
+        hard_inferred=None if ends_in is None else answer.hard_lifetime is None,
         expiry_told_days=notice,
     )
 
@@ -167,7 +170,6 @@ def unreadable(standing: Standing) -> Decision:
         timedelta(0),
         not_before_in=UNREADABLE_PAUSE,
         failures=standing.failures,
-        events=() if standing.reason == "unreadable" else (Event.ROW_UNREADABLE,),
     )
 
 

@@ -78,6 +78,7 @@ def _attempt(refresher: Refresher, claim: Claim) -> Result:
         log.warning("row.does_not_open", connection_id=claim.connection_id, key_missing=error.key_missing)
         decision = policy.unreadable(claim.standing)
         refresher.store.conclude(claim, decision, attempt.record())
+        refresher.store.report_unreadable(claim, error, connection_id=claim.connection_id)
         return Result(claim.connection_id, decision.outcome, decision.reason)
     return keeping.save(attempt, answer)
 

@@ -56,6 +56,7 @@ def save(attempt: UnderWay, tokens: TokenSet) -> Result:
         access_lifetime=tokens.access_lifetime,
         refresh_lifetime=tokens.refresh_lifetime,
         hard_lifetime=decision.hard_lifetime,
+        hard_inferred=decision.hard_inferred,
         presented=_previous(claim, presented, received),
         candidate_ids=tuple(candidate.candidate_id for candidate in attempt.candidates),
         answered_at=tokens.facts.last_byte_at,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbo_refresh.sealing import Field, Unsealable
+from qbo_refresh.sealing import Field, Unsealable, key_id_of
 from worker import log
 from worker.attempt import Source
 from worker.errors import ClientRejected, GrantRejected, IntuitError, LeaseSpent
@@ -97,7 +97,9 @@ def _opened(attempt: UnderWay, presentable: Presentable) -> Secret | None:
     except Unsealable as error:
         if presentable.candidate_id is None:
             raise
-        log.error("candidate.unreadable", connection_id=attempt.claim.connection_id, key_missing=error.key_missing)
+        claim = attempt.claim
+        log.warning("candidate.unreadable", connection_id=claim.connection_id, key_missing=error.key_missing)
+        attempt.by.store.report_unreadable(claim, error, connection_id=claim.connection_id)
         if not error.key_missing:
             _believed(attempt, presentable)
         return None
@@ -107,7 +109,7 @@ def _open(attempt: UnderWay, presentable: Presentable) -> Secret:
     token = attempt.by.keyring.open(presentable.sealed, attempt.place(Field.REFRESH_TOKEN))
     # An older blob of this very row and grant opens, too: its place names no version.
     if attempt.by.lookup.fingerprint(token) != presentable.fingerprint:
-        raise Unsealable(key_id=None, key_missing=False)
+        raise Unsealable(key_id=key_id_of(presentable.sealed), key_missing=False)
     return token
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from qbo_refresh.status import Event
 from worker.policy import REFUSALS_THAT_BLOCK
@@ -11,23 +11,14 @@ from worker.store import events
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from worker.attempt import OfApp
     from worker.database import Database
 
 
-class OfApp(Protocol):
-    """What says which app it is of: a claim, or a consent's callback."""
-
-    @property
-    def app_id(self) -> int:
-        """Our id of it."""
-
-    @property
-    def environment(self) -> str:
-        """Intuit's."""
-
-    @property
-    def client_id(self) -> str:
-        """Intuit's."""
+# No answer makes an app pause for so long (`policy.LONGEST_THROTTLE`): the database's clock was stepped back since.
+IS_PAUSED_FOR_EVER = "{0}.throttled_until > now() + interval '1 hour'"
+# The others; NULL, and not false, for an app that never was.
+IS_THROTTLED = f"({{0}}.throttled_until > now() AND NOT {IS_PAUSED_FOR_EVER})"
 
 
 def ensure(db: Database, *, environment: str, client_id: str) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qbo_refresh.errors import QboRefreshError
 from qbo_refresh.status import Event
 from worker.store import events
+from worker.store.apps import IS_THROTTLED
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -152,8 +153,8 @@ def adopt(db: Database) -> None:
 
 # Due for too long; or, though it is tried again and again, not refreshed for more than a day: what fails is due again
 # within the hour, so that it stands at the front of what is due.
-_IS_STALLED = """
-NOT EXISTS (SELECT FROM qbo.control WHERE frozen) AND (a.throttled_until IS NULL OR a.throttled_until <= now())
+_IS_STALLED = f"""
+NOT EXISTS (SELECT FROM qbo.control WHERE frozen) AND {IS_THROTTLED.format("a")} IS NOT TRUE
 AND (EXISTS (SELECT FROM qbo.connections c
              WHERE c.app_id = a.id AND NOT c.frozen
                AND c.due_at <= now() - CASE WHEN a.swept_at > now() - %(unswept)s::interval
@@ -163,7 +164,7 @@ AND (EXISTS (SELECT FROM qbo.connections c
                              ORDER BY c.due_at, c.id LIMIT 1000) AS front
                 WHERE front.status IN ('active', 'suspect')
                   AND COALESCE(front.last_refreshed_at, front.created_at) <= now() - %(stale)s::interval))
-"""
+"""  # noqa: S608  # composed of constants
 _BEGIN_STALL = f"""
 UPDATE qbo.apps a SET stalled_since = now() WHERE a.id = ANY (%(apps)s) AND a.stalled_since IS NULL AND {_IS_STALLED}
 RETURNING a.environment, a.client_id

@@ -16,7 +16,8 @@ UPDATE qbo.connections SET
     status = 'disconnected', token_version = token_version + 1, refresh_token = NULL, refresh_token_fingerprint = NULL,
     known_fingerprint = NULL, previous_refresh_token = NULL, previous_refresh_token_fingerprint = NULL,
     access_token = NULL, access_expires_at = NULL, refresh_expires_at = NULL, hard_expires_at = NULL,
-    expiry_told_days = NULL, second_writer_at = NULL, lease_id = NULL, leased_until = NULL, in_doubt = false,
+    hard_expires_inferred = false, expiry_told_days = NULL, second_writer_at = NULL, lease_id = NULL,
+    leased_until = NULL, in_doubt = false,
     next_refresh_at = NULL, not_before = NULL, queued_until = NULL, failures = 0, suspect_since = NULL,
     needs_reauth_since = NULL, last_reason = 'disconnected'
 WHERE id = %(id)s

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker.policy import LONGEST_LEASE, NEAR_EXPIRY
+from worker.store.claims import key_arrays
+from worker.store.dispatch import AS_LET_GO, IS_FREE, IS_UNMARKED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
+    from worker.attempt import Keys
     from worker.database import Database
 
 
@@ -33,9 +36,9 @@ class Part:
     first_at: datetime | None
 
 
-# In the order of the sweep's conditions (`store.dispatch`): what is never refreshed, what rests, what is not due, what
-# is under way. The last is the sweep's choice.
-_PARTS = """
+# In the order of the sweep's conditions: what is never refreshed, what rests, what is not due, what is under way. The
+# last is the sweep's choice.
+_PARTS = f"""
 SELECT app_id, part, detail, count(*) AS connections,
        count(*) FILTER (WHERE refresh_expires_at <= now() + %(near)s::interval) AS urgent, min(due_at) AS first_at
 FROM (
@@ -47,19 +50,26 @@ FROM (
                WHEN due_at > now() THEN CASE WHEN status = 'needs_reauth' THEN 'second_chance'
                                              WHEN next_refresh_at <= now() THEN 'paused'
                                              ELSE 'not_due' END
-               WHEN lease_id IS NOT NULL AND leased_until > now() + %(longest)s::interval THEN 'impossible_lease'
-               WHEN lease_id IS NOT NULL AND leased_until > now() THEN CASE WHEN in_doubt THEN 'in_doubt'
-                                                                            ELSE 'under_way' END
-               WHEN queued_until > now() THEN 'queued'
+               WHEN {IS_FREE} IS NOT TRUE THEN CASE WHEN leased_until > now() + %(longest)s::interval
+                                                        THEN 'impossible_lease'
+                                                    WHEN in_doubt THEN 'in_doubt'
+                                                    ELSE 'under_way' END
+               WHEN NOT {IS_UNMARKED} THEN 'queued'
                ELSE 'due' END AS part,
            CASE WHEN due_at > now() AND next_refresh_at <= now() AND NOT frozen AND status <> 'needs_reauth'
                 THEN COALESCE(last_reason, last_outcome, 'unknown') END AS detail
-    FROM qbo.connections) AS parted
+    FROM ({AS_LET_GO}) AS connections) AS parted
 GROUP BY app_id, part, detail
-"""
+"""  # noqa: S608  # composed of constants
 
 
-def parts(db: Database) -> Sequence[Part]:
-    """Count the fleet by app and part. Goes over every row."""
-    rows = db.execute(_PARTS, {"near": NEAR_EXPIRY, "longest": LONGEST_LEASE})
-    return [Part(**row._mapping) for row in rows]  # noqa: SLF001  # SQLAlchemy's public name for it
+def parts(db: Database, keys: tuple[Keys, ...], *, horizon: timedelta) -> Sequence[Part]:
+    """Count the fleet by app and part. Goes over every row.
+
+    Args:
+        db: The database.
+        keys: Of the apps that the sweep is for; none if it would not even let go what is far off.
+        horizon: As in `dispatch.let_far_off_go`.
+    """
+    values = {"near": NEAR_EXPIRY, "longest": LONGEST_LEASE, "horizon": horizon, **key_arrays(keys)}
+    return [Part(**row._mapping) for row in db.execute(_PARTS, values)]  # noqa: SLF001  # SQLAlchemy's public name for it

@@ -40,6 +40,7 @@ class Row:
     access_expires_at: datetime | None
     refresh_expires_at: datetime | None
     hard_expires_at: datetime | None
+    hard_expires_inferred: bool
     expiry_told_days: int | None
     second_writer_at: datetime | None
     is_foreign: bool
@@ -73,7 +74,7 @@ SELECT now() AS at, c.id, a.environment, a.client_id, c.label,
        ARRAY(SELECT x.external_id FROM qbo.external_ids x WHERE x.connection_id = c.id ORDER BY 1) AS external_ids,
        c.status, c.grant_number, c.token_version, c.refresh_token IS NOT NULL AS has_token,
        c.token_obtained_at, c.access_expires_at, c.refresh_expires_at,
-       c.hard_expires_at, c.expiry_told_days, c.second_writer_at,
+       c.hard_expires_at, c.hard_expires_inferred, c.expiry_told_days, c.second_writer_at,
        COALESCE(c.known_fingerprint <> c.refresh_token_fingerprint, false) AS is_foreign,
        c.lease_id IS NOT NULL AND c.leased_until > now() AS is_leased, c.leased_until, c.in_doubt,
        c.attempt_began_at, c.attempt_worker, c.next_refresh_at, c.not_before,

@@ -47,6 +47,7 @@ _SET_TOKENS = f"""
         WHEN abs(extract(epoch FROM now() + %(hard_lifetime)s::interval - c.hard_expires_at)) <= %(same_end_s)s
             THEN c.hard_expires_at
         ELSE COALESCE(now() - %(answered_ago)s::interval + %(hard_lifetime)s::interval, c.hard_expires_at) END,
+    hard_expires_inferred = COALESCE(%(hard_inferred)s::boolean, c.hard_expires_inferred),
     expiry_told_days = COALESCE(%(expiry_told_days)s::smallint, c.expiry_told_days),
     last_secret = encode(%(secret_hash)s::bytea, 'hex'), needs_reauth_since = NULL, not_before = NULL, failures = 0,
     status = 'active',
@@ -149,9 +150,12 @@ def _is_next(row: Any, claim: Claim, grant: SealedGrant) -> bool:
 
 
 def _announce_expiry(db: Database, connection_id: int, *, days: int) -> None:
-    row = db.execute("SELECT hard_expires_at FROM qbo.connections WHERE id = %(id)s", {"id": connection_id}).one()
+    row = db.execute(
+        "SELECT hard_expires_at, hard_expires_inferred FROM qbo.connections WHERE id = %(id)s", {"id": connection_id}
+    ).one()
     ends = row.hard_expires_at and row.hard_expires_at.astimezone(UTC).isoformat(timespec="seconds")
-    events.emit(db, connection_id, Event.EXPIRING, days=days, hard_expires_at=ends)
+    inferred = row.hard_expires_inferred
+    events.emit(db, connection_id, Event.EXPIRING, days=days, hard_expires_at=ends, hard_expires_inferred=inferred)
 
 
 def _lost(status: str, fingerprint: bytes | None, grant: SealedGrant) -> Saved:
@@ -284,6 +288,7 @@ def _grant_values(claim: Claim, grant: SealedGrant) -> dict[str, Any]:
         "access_lifetime": grant.access_lifetime,
         "refresh_lifetime": grant.refresh_lifetime,
         "hard_lifetime": grant.hard_lifetime,
+        "hard_inferred": grant.hard_inferred,
         "same_end_s": expiry.SAME.total_seconds(),
         # Lifetimes count from the answer: a save that had to wait for the database must not make them longer.
         "answered_ago": timedelta(seconds=clock.boottime() - grant.answered_at) if grant.answered_at else timedelta(0),

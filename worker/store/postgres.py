@@ -6,17 +6,19 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from worker import clock
-from worker.store import apps, candidates, claims, outcomes, writers
+from worker.store import apps, candidates, claims, outcomes, unreadable, writers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from uuid import UUID
 
+    from qbo_refresh.sealing import Unsealable
     from worker.attempt import (
         Candidate,
         Claim,
         Freshness,
         Keys,
+        OfApp,
         Received,
         Record,
         Saved,
@@ -107,6 +109,12 @@ class PostgresStore:
                 probe_every=self._pace.probe_every,
             ),
             patience=self._pace.slack,
+        )
+
+    def report_unreadable(self, of: OfApp, error: Unsealable, *, connection_id: int | None) -> None:
+        """See `worker.store.unreadable.meet`."""
+        self._db.patiently(
+            lambda: unreadable.meet(self._db, of, error, connection_id=connection_id), patience=self._pace.slack
         )
 
     def report_second_writer(self, claim: Claim) -> None:

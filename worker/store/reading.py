@@ -52,13 +52,14 @@ class Listed:
     access_expires_at: datetime | None
     refresh_expires_at: datetime | None
     hard_expires_at: datetime | None
+    hard_expires_inferred: bool
     at: datetime
 
 
 _ROWS = """
 SELECT c.id, a.environment, c.label, c.status, c.frozen, c.lease_id IS NOT NULL AND c.leased_until > now() AS leased,
        c.in_doubt, c.due_at, c.last_refreshed_at, c.last_outcome, c.last_reason, c.access_expires_at,
-       c.refresh_expires_at, c.hard_expires_at, now() AS at,
+       c.refresh_expires_at, c.hard_expires_at, c.hard_expires_inferred, now() AS at,
        ARRAY(SELECT x.external_id FROM qbo.external_ids x WHERE x.connection_id = c.id ORDER BY 1) AS external_ids,
        ARRAY(SELECT h.reason FROM qbo.sync_holds h WHERE h.connection_id = c.id ORDER BY 1) AS holds
 FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id

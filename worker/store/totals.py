@@ -37,6 +37,7 @@ class Total:
         attempted_hour: Those whose last attempt that ended began within an hour.
         expires: The nearest end of a grant.
         expiring: Grants that end within `EXPIRES_SOON`, though they are refreshed.
+        hard_expiring: Those whose five years are over within it; of `hard_inferred` Intuit has not said so.
         impossible_leases: Those whose lease ends later than any can.
         previous_secret: Those that were refreshed last with another client secret than the one in use here.
         second_writers: Those of whose grant somebody else was seen to have a newer token, within `WRITER_RECENT`.
@@ -57,6 +58,7 @@ class Total:
     expires: datetime | None
     expiring: int
     hard_expiring: int
+    hard_inferred: int
     impossible_leases: int
     previous_secret: int
     second_writers: int
@@ -78,6 +80,8 @@ SELECT app_id, status, last_outcome, count(*) AS connections, count(next_refresh
                         AND refresh_expires_at <= now() + %(soon)s::interval) AS expiring,
        count(*) FILTER (WHERE status IN ('active', 'suspect')
                         AND hard_expires_at <= now() + %(soon)s::interval) AS hard_expiring,
+       count(*) FILTER (WHERE status IN ('active', 'suspect') AND hard_expires_inferred
+                        AND hard_expires_at <= now() + %(soon)s::interval) AS hard_inferred,
        count(*) FILTER (WHERE leased_until > now() + %(longest)s::interval) AS impossible_leases,
        count(*) FILTER (WHERE status IN ('active', 'suspect') AND app_id = ANY (%(apps)s)
                         AND last_secret <> ALL (%(current)s::text[])) AS previous_secret,

@@ -219,7 +219,8 @@ SET refresh_token = l.refresh_token, refresh_token_fingerprint = l.fingerprint, 
     access_expires_at = CASE WHEN l.access_token IS NULL THEN c.access_expires_at ELSE l.access_expires_at END,
     token_version = c.token_version + 1, token_obtained_at = l.token_obtained_at,
     refresh_expires_at = COALESCE(l.refresh_expires_at, c.refresh_expires_at),
-    hard_expires_at = COALESCE(l.hard_expires_at, c.hard_expires_at), next_refresh_at = l.next_refresh_at
+    hard_expires_at = COALESCE(l.hard_expires_at, c.hard_expires_at),
+    hard_expires_inferred = c.hard_expires_inferred AND l.hard_expires_at IS NULL, next_refresh_at = l.next_refresh_at
 FROM import_lines l
 WHERE c.id = l.connection_id AND c.grant_number = l.grant_number AND l.action = 'candidate'
   AND c.frozen AND c.status = 'active' AND c.lease_id IS NULL AND NOT c.in_doubt
