@@ -1,11 +1,29 @@
-"""The way to the broker: kombu's Redis transport, less one error that would end a worker, and a client a message."""
+"""The way to the broker: kombu's Redis transport, less what would end a worker, and a client a message."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis
+from redis import Redis
 from redis.exceptions import ConnectionError as ConnectionLost
+
+from worker import clock, log, messages, queues
+
+
+class Reader(Redis):
+    """A client of Redis that takes no message for a worker but such as Celery can work with."""
+
+    def parse_response(self, connection: Any, command_name: str | bytes, **options: Any) -> Any:
+        """Return what Redis answered; a message that is refused is gone, and its place empty."""
+        answer = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        if command_name != "BRPOP" or not answer:
+            return answer
+        queue = answer[0].decode(errors="replace").partition(redis.Channel.sep)[0]  # less its priority
+        if queue in queues.ALL and (fault := messages.fault(answer[1], now=clock.now())):
+            log.error("message.refused", queue=queue, reason=fault)
+            return None
+        return answer
 
 
 class Channel(redis.Channel):
@@ -20,6 +38,10 @@ class Channel(redis.Channel):
             raise ConnectionLost("closed meanwhile")
         params: dict[str, Any] = super()._connparams(asynchronous=asynchronous)  # type: ignore[misc] # not in its types
         return params
+
+    def _get_client(self) -> type[Redis]:
+        super()._get_client()  # type: ignore[misc] # not in its types; it looks at redis-py's version
+        return Reader
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002  # as kombu's
         # kombu (5.7) makes one for each message that it notes and each that it acknowledges: 0.06 ms of CPU apiece with
