@@ -133,9 +133,10 @@ def test_a_connection_is_named_by_a_number_and_nothing_else(tasks: dict[str, Any
 
 
 def test_every_task_is_one_that_messages_may_call_and_every_argument_is_looked_at(tasks: dict[str, Any]) -> None:
-    assert set(tasks) == queues.TASKS
-    for name, task in tasks.items():
-        taken = inspect.signature(task.run)
+    # Another test of this process may have made tasks that Celery shares with every app.
+    assert {name for name in tasks if name.startswith("worker.")} == queues.TASKS
+    for name in queues.TASKS:
+        taken = inspect.signature(tasks[name].run)
         good: dict[str, object] = {each: "text" if each == "external_id" else 1 for each in taken.parameters}
         assert arguments.fault(taken, [], good) is None, name
         for each in good:
