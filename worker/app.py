@@ -11,7 +11,7 @@ from kombu import Exchange, Queue
 
 from beat_schedule import BEAT_SCHEDULE
 from qbo_refresh.errors import QboRefreshError
-from worker import broker, lifecycle, queues, settings
+from worker import broker, lifecycle, messages, queues, settings
 from worker.grouped_events import GroupedEvents
 
 # For a broker that is asked; it has a second of its own for each empty answer (`brpop_timeout`).
@@ -32,7 +32,13 @@ def make(config: settings.Settings) -> Celery:
         SettingsError: REDIS_URL is missing or malformed.
     """
     broker.use()
-    app = Celery("qbo_refresh", broker=config.redis(), backend=config.redis(), include=["worker.tasks"])
+    app = Celery(
+        "qbo_refresh",
+        broker=config.redis(),
+        backend=config.redis(),
+        include=["worker.tasks"],
+        task_cls="worker.arguments:CheckedTask",
+    )
     app.conf.update(
         # Ids only, and JSON only: a pickled message is refused before it is looked at.
         accept_content=["json"],
@@ -49,7 +55,7 @@ def make(config: settings.Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "visibility_timeout": 3600,
+            "visibility_timeout": messages.VISIBLE_AFTER.total_seconds(),
             # On a Redis that others use, their shorter visibility timeout must not re-deliver our tasks.
             "unacked_key": "qbo.unacked",
             "unacked_index_key": "qbo.unacked_index",

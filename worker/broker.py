@@ -1,4 +1,4 @@
-"""The way to the broker: kombu's Redis transport, less one error that would end a worker and two costs a message."""
+"""The way to the broker: kombu's Redis transport, less what would end a worker and two costs of each message."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
+from redis import Redis
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import TimeoutError as TimedOut
+
+from worker import clock, log, messages, queues
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,6 +91,21 @@ class Poller(redis.MultiChannelPoller):
         super().on_poll_start()
 
 
+class Reader(Redis):
+    """A client of Redis that takes no message for a worker but such as Celery can work with."""
+
+    def parse_response(self, connection: Any, command_name: str | bytes, **options: Any) -> Any:
+        """Return what Redis answered; a message that is refused is gone, and its place empty."""
+        answer = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        if command_name != "BRPOP" or not answer:
+            return answer
+        queue = answer[0].decode(errors="replace").partition(redis.Channel.sep)[0]  # less its priority
+        if queue in queues.ALL and (fault := messages.fault(answer[1], now=clock.now())):
+            log.error("message.refused", queue=queue, reason=fault)
+            return None
+        return answer
+
+
 class Channel(redis.Channel):
     """A channel that says so when its connection was closed, and keeps the client that it works with."""
 
@@ -113,6 +131,10 @@ class Channel(redis.Channel):
         _ = self.belongs_to
         params: dict[str, Any] = super()._connparams(asynchronous=asynchronous)  # type: ignore[misc] # not in its types
         return params
+
+    def _get_client(self) -> type[Redis]:
+        super()._get_client()  # type: ignore[misc] # not in its types; it looks at redis-py's version
+        return Reader
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002  # as kombu's
         # kombu (5.7) makes one for each message that it notes and each that it acknowledges: 0.06 ms of CPU apiece with

@@ -15,3 +15,16 @@ DISCONNECT = names.DISCONNECT
 DISCONNECT_HINT = names.DISCONNECT_HINT
 SETTLE_GRANTS = "worker.tasks.settle_grants"
 DELIVER_EVENTS = "worker.tasks.deliver_events"
+
+TASKS = frozenset(
+    {
+        REFRESH_DUE,
+        REFRESH_CONNECTION,
+        DISPATCH_DUE,
+        EXCHANGE,
+        DISCONNECT,
+        DISCONNECT_HINT,
+        SETTLE_GRANTS,
+        DELIVER_EVENTS,
+    }
+)

@@ -118,7 +118,6 @@ def _task_message(target: EventTarget, event: EventMessage) -> Any:
 @app.task(name=queues.EXCHANGE, ignore_result=True)
 def exchange_task(authorization_id: int) -> None:
     """Exchange the code of a consent that was called back. The row tells what became of it."""
-    _check_id(authorization_id, "authorization_id")
     with contextlib.suppress(DatabaseUnavailable):  # the sweep takes it up
         exchange(_here().exchanger, authorization_id)
 
@@ -134,7 +133,6 @@ def disconnect_task(connection_id: int, external_id: str | None = None) -> dict[
     Returns:
         `connection_id`, `outcome` (`disconnected`, `left` or `skipped`), `reason`, `revoked` (by Intuit, so far).
     """
-    _check_id(connection_id, "connection_id")
     try:
         return disconnect(_here().ender, connection_id, external_id=external_id).as_dict()
     except DatabaseUnavailable:
@@ -160,11 +158,6 @@ def settle_grants_task() -> None:
     revoke_due(here.ender)
 
 
-def _check_id(value: object, name: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number: our id of the {name.removesuffix('_id')}")
-
-
 def _here() -> runtime.Runtime:
     here = runtime.current()
     if here.stop.since is not None:
@@ -173,7 +166,6 @@ def _here() -> runtime.Runtime:
 
 
 def _refresh(connection_id: int, trigger: Trigger, freshness: Freshness) -> Result:
-    _check_id(connection_id, "connection_id")
     try:
         return refresh(_here().refresher, connection_id, trigger=trigger, freshness=freshness)
     except DatabaseUnavailable:

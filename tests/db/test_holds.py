@@ -3,7 +3,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Barrier
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -23,14 +23,6 @@ CONFIRMED = timedelta(minutes=16)
 PAUSED, RESUMED = "sync.paused", "sync.resumed"
 
 
-def payloads(fleet: Fleet, connection_id: int, event: str) -> list[dict[str, Any]]:
-    rows = fleet.db.execute(
-        "SELECT payload FROM qbo.outbox WHERE connection_id = %(id)s AND type = %(type)s ORDER BY id",
-        {"id": connection_id, "type": event},
-    )
-    return [row.payload for row in rows]
-
-
 def miss(fleet: Fleet, connection_id: int, runs: int) -> None:
     """Count missed runs, as the host's sync tasks do."""
     fleet.db.execute(
@@ -47,7 +39,7 @@ def test_an_operators_hold_is_told_once_and_so_is_its_end(fleet: Fleet) -> None:
     assert holding.resume(fleet.db, [made.id]) == holding.Held(changed=1)
     assert holding.resume(fleet.db, [made.id]) == holding.Held()
     assert fleet.events(made.id) == [PAUSED, RESUMED]
-    assert payloads(fleet, made.id, PAUSED) == [{"reason": "operator"}]
+    assert fleet.payloads(made.id, PAUSED) == [{"reason": "operator"}]
     assert fleet.holds(made.id) == set()
 
 
@@ -97,7 +89,7 @@ def test_a_run_that_was_counted_after_its_pause_is_none_of_the_next_one(fleet: F
     miss(fleet, made.id, 1)
     holding.hold(fleet.db, [made.id])
     holding.resume(fleet.db, [made.id])
-    assert payloads(fleet, made.id, RESUMED) == [{"missed_runs": 0}] * 2
+    assert fleet.payloads(made.id, RESUMED) == [{"missed_runs": 0}] * 2
 
 
 def test_what_was_missed_since_the_first_suspicion_is_told_when_syncs_resume(fleet: Fleet, one: Attempts) -> None:
@@ -111,7 +103,7 @@ def test_what_was_missed_since_the_first_suspicion_is_told_when_syncs_resume(fle
     fleet.update(made.id, "next_refresh_at = now()")
     one.save(one.claimed(made.id))
     assert fleet.events(made.id) == ["connection.needs_reauth", PAUSED, "connection.recovered", RESUMED]
-    assert payloads(fleet, made.id, RESUMED) == [{"missed_runs": 17, "missed_since": "2026-01-02T01:04:05.000Z"}]
+    assert fleet.payloads(made.id, RESUMED) == [{"missed_runs": 17, "missed_since": "2026-01-02T01:04:05.000Z"}]
     assert fleet.db.execute("SELECT FROM qbo.missed_runs").all() == []
 
 

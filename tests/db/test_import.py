@@ -430,6 +430,7 @@ def test_a_newer_token_that_no_attempt_of_ours_received_was_written_elsewhere(
     refresh(refresher, first.id, trigger=Trigger.SWEEP)
     fleet.update(None, "frozen = %(frozen)s", frozen=frozen)
     fleet.let_pass(timedelta(days=1))
+    ours = fleet.row(first.id).last_refreshed_at.isoformat(timespec="seconds")
     for number in (1, 2):
         for connected in (first, second):
             newer = {
@@ -438,4 +439,6 @@ def test_a_newer_token_that_no_attempt_of_ours_received_was_written_elsewhere(
             }
             assert take(newer | {"token_obtained_at": when(timedelta(0))}, update=True).updated == 1
     assert fleet.events(first.id) == ([] if frozen else ["second_writer.seen"])
+    told = [] if frozen else [{"seen": "import", "we_refreshed_last_at": ours}]
+    assert fleet.payloads(first.id, "second_writer.seen") == told
     assert fleet.events(second.id) == [], "never refreshed by us: this is how it comes to us"

@@ -136,6 +136,7 @@ def test_a_token_in_the_row_that_we_did_not_write_is_reported_once(fleet: Fleet,
     (connected,) = fleet.connect()
     refresh(refresher, connected.id, trigger=Trigger.SWEEP)
     assert fleet.events(connected.id) == []
+    ours = fleet.row(connected.id).last_refreshed_at.isoformat(timespec="seconds")
     theirs = NEW_TOKEN
     fleet.update(
         connected.id,
@@ -147,7 +148,17 @@ def test_a_token_in_the_row_that_we_did_not_write_is_reported_once(fleet: Fleet,
         refresh(refresher, connected.id, trigger=Trigger.ADHOC, freshness=FORCED)
         fleet.update(connected.id, "not_before = NULL")
     assert fleet.events(connected.id) == SECOND_WRITER
+    assert fleet.payloads(connected.id, *SECOND_WRITER) == [{"seen": "row", "we_refreshed_last_at": ours}]
     assert fleet.row(connected.id).second_writer_at is not None
+
+
+def test_a_foreign_token_in_a_row_that_we_never_refreshed_has_no_moment_of_ours(
+    fleet: Fleet, refresher: Refresher
+) -> None:
+    (connected,) = fleet.connect()
+    fleet.update(connected.id, "known_fingerprint = %(mark)s", mark=fleet.fingerprint(NEW_TOKEN))
+    refresh(refresher, connected.id, trigger=Trigger.SWEEP)
+    assert fleet.payloads(connected.id, *SECOND_WRITER) == [{"seen": "row"}]
 
 
 def test_our_own_saves_are_nobody_elses(fleet: Fleet, refresher: Refresher) -> None:

@@ -8,9 +8,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 from qbo_refresh.status import Outcome
 from tests.conftest import migrate, settings_of
+from tests.support import roles
 from tests.support.attempts import FORCED
 from tests.support.fleet import Fleet
 from worker import embedded, runtime
@@ -18,7 +20,6 @@ from worker.attempt import Keys, Trigger
 from worker.database import Database
 from worker.dispatch import Sweep, dispatch_due
 from worker.embedded.processes import server_account
-from worker.escrow import RedisEscrow
 from worker.policy import Pace
 from worker.refresh import Refresher, Result, refresh
 from worker.store import control
@@ -41,6 +42,7 @@ def own_servers() -> Iterator[Servers]:
     """Give a migrated PostgreSQL that may be stopped, restored and copied."""
     with embedded.start() as servers:
         migrate(servers.database_url)
+        roles.make(servers.database_url)
         yield servers
 
 
@@ -57,7 +59,11 @@ def own(own_servers: Servers, environment: dict[str, str], simulator: StartedSim
 def worker(own: Fleet, own_servers: Servers, start_worker: Callable[..., Runtime]) -> Runtime:
     """Give a worker on it; a restored database meets workers that were running before."""
     assert own
-    return start_worker(DATABASE_URL=own_servers.database_url)
+    return start_worker(DATABASE_URL=as_worker(own_servers))
+
+
+def as_worker(servers: Servers) -> str:
+    return roles.as_user(servers.database_url, roles.WORKER)
 
 
 def sweep_of(worker: Runtime, published: list[int]) -> Sweep:
@@ -130,7 +136,7 @@ def test_row_25_a_restored_database_spends_no_stale_token_and_loses_none(
 
 
 def test_row_25_after_a_restore_verdicts_wait_a_day_or_for_a_release(
-    own: Fleet, own_servers: Servers, worker: Runtime, simulator: StartedSimulator
+    own: Fleet, own_servers: Servers, worker: Runtime, simulator: StartedSimulator, redis_url: str
 ) -> None:
     # Fails without `Withheld.EPOCH`: the escrow is empty, too, and a live grant is given up.
     first, second = own.connect(2)
@@ -138,7 +144,8 @@ def test_row_25_after_a_restore_verdicts_wait_a_day_or_for_a_release(
     restored(own_servers, lambda: refresh_all(own, worker.refresher, [first, second]))
     own.db.drop_connection()
     control.recognise(own.db, lease=LEASE)
-    RedisEscrow(worker.settings.redis())._redis.flushall()  # noqa: SLF001  # the second fault
+    with redis.Redis.from_url(redis_url) as valkey:
+        valkey.flushall()  # the second fault
     own.let_pass(LEASE)
     for each in (first, second):
         own.update(each.id, "next_refresh_at = now()")
@@ -165,7 +172,7 @@ def test_row_25_a_silent_escrow_in_a_new_epoch_sends_nothing(
     own.db.execute("UPDATE qbo.control SET epoch_since = now() - interval '5 minutes'")
     own.update(None, "next_refresh_at = now(), attempt_began_at = now() - interval '1 hour'")
     calls = own.simulator.check().refreshes
-    deaf = start_worker(DATABASE_URL=own_servers.database_url, REDIS_URL="redis://127.0.0.1:1/0")
+    deaf = start_worker(DATABASE_URL=as_worker(own_servers), REDIS_URL="redis://127.0.0.1:1/0")
     result = sweep(deaf.refresher, connected)
     assert (result.outcome, result.reason) == (Outcome.DEFERRED, "escrow_silent")
     assert own.simulator.check().refreshes == calls
@@ -182,7 +189,7 @@ def test_row_26_a_copy_of_production_sends_nothing_until_it_is_adopted(
     with embedded.start(valkey=False) as others:
         copied(own_servers, others)
         # As the review app has it: production's configuration, with the copy's address.
-        review = runtime.build(settings_of(environment | {"DATABASE_URL": others.database_url}))
+        review = runtime.build(settings_of(environment | {"DATABASE_URL": as_worker(others)}))
         try:
             published: list[int] = []
             for _ in range(2):
@@ -201,9 +208,11 @@ def test_row_26_a_copy_of_production_sends_nothing_until_it_is_adopted(
 
 def copied(source: Servers, target: Servers) -> None:
     programs = source.bin_directory
-    dump = subprocess.run([programs / "pg_dump", "-d", source.database_url], check=True, capture_output=True).stdout
+    dumped = [str(programs / "pg_dump"), "--no-privileges", "-d", source.database_url]  # roles are each server's own
+    dump = subprocess.run(dumped, check=True, capture_output=True).stdout
     load = [str(programs / "psql"), "-q", "-v", "ON_ERROR_STOP=1", "-d", target.database_url]
     subprocess.run(load, input=dump, check=True, capture_output=True)
+    roles.make(target.database_url)
 
 
 def test_a_server_that_hides_its_identity_is_used_as_it_is(own: Fleet, worker: Runtime) -> None:

@@ -293,9 +293,9 @@ def _flat(value: object) -> bytes:
 
 @pytest.fixture
 def scene(
-    tmp_path: Path, environment: dict[str, str], session_servers: Servers, simulator: StartedSimulator
+    tmp_path: Path, owner_environment: dict[str, str], session_servers: Servers, simulator: StartedSimulator
 ) -> Iterator[Scene]:
-    made = Scene(tmp_path, environment, session_servers, simulator)
+    made = Scene(tmp_path, owner_environment, session_servers, simulator)
     yield made
     made.close()
 

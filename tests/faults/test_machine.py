@@ -44,11 +44,12 @@ def test_whatever_the_order_of_faults_the_promises_hold(  # noqa: PLR0917  # fix
     start_worker: Callable[..., Runtime],
     settings: Settings,
     environment: dict[str, str],
+    redis_url: str,
     policy: str,
 ) -> None:
     ran = Counter[str]()
     threads, refused = lanes(), Refused()
-    with redis.Redis.from_url(environment["REDIS_URL"]) as valkey:
+    with redis.Redis.from_url(redis_url) as valkey:
         here = type(
             "Here",
             (Lives,),

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from qbo_refresh.status import Outcome
 from tests.support.fleet import Connected, Fleet
 from tests.support.proxy import FaultProxy
+from tests.support.roles import WORKER, as_user
 from tests.support.seams import Killed, killed, with_seam
 from tests.support.sweeping import Minutes
 from tests.support.waiting import wait_until
@@ -38,10 +39,9 @@ def sweep(by: Refresher, connected: Connected) -> Result:
 @pytest.fixture
 def own_fleet(own_database_url: str, settings: Settings, simulator: StartedSimulator) -> Iterator[Fleet]:
     """Give a fleet in the database that the test may change."""
-    db = Database(settings.database().rpartition("/")[0] + "/own")
+    db = Database(own_database_url)
     yield Fleet(db, settings, simulator)
     db.close()
-    assert own_database_url
 
 
 def execute(url: str, statement: str) -> None:
@@ -96,7 +96,7 @@ def test_row_23_postgresql_that_stops_at_the_save_gets_the_token_when_it_is_back
 def test_row_23_a_database_that_has_become_read_only_gets_the_token_when_it_may_be_written(
     own_fleet: Fleet, own_database_url: str, start_worker: Callable[..., Runtime], database_url: str
 ) -> None:
-    worker = start_worker(DATABASE_URL=own_database_url)
+    worker = start_worker(DATABASE_URL=as_user(own_database_url, WORKER))
     (connected,) = own_fleet.connect()
 
     def read_only(*, on: bool) -> None:
@@ -122,7 +122,7 @@ def test_row_23_a_row_whose_full_save_is_refused_for_good_keeps_its_tokens_at_le
         own_database_url,
         f"ALTER TABLE qbo.connections ADD CHECK (id <> {odd.id} OR refresh_expires_at IS NULL)",
     )
-    refresher = start_worker(DATABASE_URL=own_database_url).refresher
+    refresher = start_worker(DATABASE_URL=as_user(own_database_url, WORKER)).refresher
     assert sweep(refresher, odd).outcome is Outcome.REFRESHED
     assert own_fleet.holds_the_live_token(odd)
     assert sweep(refresher, well).outcome is Outcome.REFRESHED
@@ -136,7 +136,7 @@ def test_row_23_a_row_whose_every_save_is_refused_becomes_a_candidate_and_the_ot
         own_database_url,
         f"ALTER TABLE qbo.connections ADD CONSTRAINT odd CHECK (id <> {odd.id} OR token_version = 1)",
     )
-    worker = start_worker(DATABASE_URL=own_database_url)
+    worker = start_worker(DATABASE_URL=as_user(own_database_url, WORKER))
     assert sweep(worker.refresher, odd).reason == "overtaken"
     (candidate,) = own_fleet.candidates(odd.id)
     assert (candidate.source, candidate.tried_at) == ("refused_save", None)
@@ -216,7 +216,7 @@ def test_row_23_a_disk_that_is_full_at_the_save_gets_the_token_when_there_is_roo
 ) -> None:
     # The ledger's file becomes /dev/full for a while: PostgreSQL gets a true ENOSPC of the kernel's, and says 53100.
     # Fails with class 53 left out of what may pass: seen, the save is taken for refused.
-    worker = start_worker(DATABASE_URL=own_database_url)
+    worker = start_worker(DATABASE_URL=as_user(own_database_url, WORKER))
     (connected,) = own_fleet.connect()
     with psycopg.connect(own_database_url, autocommit=True) as connection:
         connection.execute("TRUNCATE qbo.refresh_attempts")

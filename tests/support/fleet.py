@@ -194,6 +194,14 @@ class Fleet:
         )
         return [row.type for row in rows]
 
+    def payloads(self, connection_id: int, event: str) -> list[dict[str, Any]]:
+        """Return the payloads of a connection's events of one type, oldest first."""
+        rows = self.db.execute(
+            "SELECT payload FROM qbo.outbox WHERE connection_id = %(id)s AND type = %(type)s ORDER BY id",
+            {"id": connection_id, "type": event},
+        )
+        return [row.payload for row in rows]
+
     def holds(self, connection_id: int) -> set[str]:
         """Return the reasons that pause a connection's syncs."""
         rows = self.db.execute("SELECT reason FROM qbo.sync_holds WHERE connection_id = %(id)s", {"id": connection_id})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,7 @@ import beat_schedule
 from qbo_refresh import sealing
 from qbo_refresh.event_message import EventMessage
 from qbo_refresh.secret import Secret
-from worker import queues
+from worker import arguments, queues
 from worker import settings as worker_settings
 from worker.settings import EventTarget
 
@@ -128,7 +129,18 @@ def test_a_sweeps_refreshes_go_to_its_queue(app: Celery) -> None:
 @pytest.mark.parametrize("connection_id", ["7", None, True, 7.0, [7]])
 def test_a_connection_is_named_by_a_number_and_nothing_else(tasks: dict[str, Any], connection_id: object) -> None:
     with pytest.raises(TypeError, match="connection_id"):
-        tasks["worker.tasks.refresh_connection"].run(connection_id)
+        tasks["worker.tasks.refresh_connection"].before_start("id", [connection_id], {})
+
+
+def test_every_task_is_one_that_messages_may_call_and_every_argument_is_looked_at(tasks: dict[str, Any]) -> None:
+    # Another test of this process may have made tasks that Celery shares with every app.
+    assert {name for name in tasks if name.startswith("worker.")} == queues.TASKS
+    for name in queues.TASKS:
+        taken = inspect.signature(tasks[name].run)
+        good: dict[str, object] = {each: "text" if each == "external_id" else 1 for each in taken.parameters}
+        assert arguments.fault(taken, [], good) is None, name
+        for each in good:
+            assert str(arguments.fault(taken, [], good | {each: object()})).startswith(f"{each} must be"), name
 
 
 def test_an_event_that_is_sent_twice_is_the_same_task_twice_and_shows_no_arguments(tasks: dict[str, Any]) -> None:

@@ -87,6 +87,10 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         click.echo(f"qbo-refresh: {error.filename or 'The output'}: {error.strerror}.", err=True)
         sys.exit(2)
+    except UnicodeEncodeError as error:
+        # A byte of the command line that is no UTF-8 gets as far as here, or what a terminal of another encoding shows.
+        click.echo(f"qbo-refresh: A text that was given, or is to be shown, is none in {error.encoding}.", err=True)
+        sys.exit(2)
     except DBAPIError as error:
         # The driver's text may quote values; its class and code do not.
         state = getattr(error.orig, "sqlstate", None)

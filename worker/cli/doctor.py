@@ -6,7 +6,7 @@ import click
 
 from worker import doctor as examination
 from worker import settings
-from worker.cli.printing import json_option, print_json
+from worker.cli.printing import json_option, print_json, printable
 from worker.doctor import State
 
 _COLOURS = {State.OK: "green", State.WRONG: "red", State.SKIPPED: "yellow"}
@@ -26,6 +26,6 @@ def doctor(*, offline: bool, as_json: bool) -> int:
         if as_json:
             print_json({"check": check.name, "state": check.state, "text": check.text})
         else:
-            text = check.text.replace("\n", f"\n{'':10}")
+            text = f"\n{'':10}".join(map(printable, check.text.split("\n")))
             click.echo(f"{click.style(f'{check.state:8}', fg=_COLOURS[check.state])}{check.name}: {text}")
     return 1 if wrong else 0

@@ -39,11 +39,11 @@ def status(*, check: bool, as_json: bool) -> int:
     if as_json:
         print_json({"well": not wrong, "problems": wrong} | ({} if check else _facts(found)))
     elif check:
-        click.echo("\n".join(wrong) if wrong else "All is well.")
+        click.echo("\n".join(map(printable, wrong)) if wrong else "All is well.")
     else:
         _print_status(found)
         for problem in wrong:
-            click.echo(f"! {problem}")
+            click.echo(f"! {printable(problem)}")
     return 1 if check and wrong else 0
 
 

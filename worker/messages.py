@@ -1,0 +1,172 @@
+"""What a message to a worker may look like. One that looks otherwise never gets to Celery.
+
+Celery (5.7) trusts what is in its broker: a body of two parts, a number for a header or a list for a name ends its
+consumer, which then gives the message back for the next worker to end on; other shapes stay unacknowledged for good;
+and what a message asks to be called afterwards, the worker publishes in its own name. Whoever may write to `qbo.adhoc`
+could do all that.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+import zlib
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery.app.task import Context
+from kombu.utils.json import loads
+
+from worker import queues
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Redis gives an unacknowledged message to somebody else after it; so a message may not wait in a worker for longer.
+VISIBLE_AFTER = timedelta(hours=1)
+
+_ID_LENGTH = 255
+_LARGEST_INFLATED = 1 << 16
+# What JSON, and kombu's own types in it, can raise over bytes from outside.
+_UNREADABLE = (zlib.error, ValueError, TypeError, ArithmeticError, AttributeError, LookupError, RecursionError)
+
+
+def fault(raw: bytes, *, now: datetime) -> str | None:
+    """Return in a word what is wrong with a message as it came out of Redis, or None if it is a call of a task of ours.
+
+    Args:
+        now: By this machine's clock: it decides nothing but whether a message would wait for too long.
+    """
+    try:
+        message = loads(raw)
+    except _UNREADABLE:
+        return "not_json"
+    match message:
+        case {
+            "body": str(body),
+            "content-type": "application/json",
+            "content-encoding": "utf-8",
+            "headers": {"task": str(task), "id": str(task_id)} as headers,
+            "properties": {
+                "delivery_tag": str(tag),
+                "body_encoding": "base64",
+                "delivery_info": {"exchange": str(), "routing_key": str()} as delivery,
+            },
+        } if tag and "consumer_tag" not in delivery:
+            if task not in queues.TASKS:
+                return "unknown_task"
+            if not task_id or not _is_text(task_id):
+                return "id"
+            return _fault_of_headers(headers, now) or _fault_of_body(body, is_gzip="compression" in headers)
+    return "shape"
+
+
+def _fault_of_headers(headers: dict[str, Any], now: datetime) -> str | None:
+    for name, value in headers.items():
+        may_be = _MAY_BE.get(name, _is_anything)
+        if name in _CELERYS_OWN or not (value is None or may_be(value)):
+            return "calls" if name in _CALLS else "header"
+    return None if _is_near(headers.get("eta"), now) else "eta"
+
+
+def _fault_of_body(body: str, *, is_gzip: bool) -> str | None:
+    try:
+        encoded = base64.b64decode(body, validate=True)
+        content = loads(_inflated(encoded) if is_gzip else encoded)
+    except _UNREADABLE:
+        return "body"
+    match content:
+        case [list(), dict(), None]:
+            return None
+        case [list(), dict(), dict(embedded)]:
+            if not embedded.keys() <= _CALLS:
+                return "body"
+            return "calls" if any(embedded.values()) else None
+    return "body"
+
+
+def _inflated(deflated: bytes) -> bytes:
+    inflater = zlib.decompressobj()
+    inflated = inflater.decompress(deflated, _LARGEST_INFLATED)
+    if not inflater.eof:
+        raise ValueError("cut, or larger than any message of ours")
+    return inflated
+
+
+def _is_near(eta: str | None, now: datetime) -> bool:
+    if eta is None:
+        return True
+    moment = datetime.fromisoformat(eta)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now < VISIBLE_AFTER
+
+
+def _is_anything(_: object) -> bool:
+    return True
+
+
+def _is_text(value: object) -> bool:
+    """Tell whether it may stand in a line of the log."""
+    return isinstance(value, str) and value.isprintable() and len(value) <= _ID_LENGTH
+
+
+def _is_moment(value: object) -> bool:
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value).year in _YEARS
+    except ValueError:
+        return False
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_limit(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and 0 < value < threading.TIMEOUT_MAX)
+
+
+def _are_limits(value: object) -> bool:
+    return isinstance(value, list) and len(value) == len(("hard", "soft")) and all(map(_is_limit, value))
+
+
+def _is_string(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_empty(value: object) -> bool:
+    return value in ([], {})
+
+
+_YEARS = range(1970, 9000)  # within which no zone leads out of what a date can be
+# What a publisher of Celery's protocol 2 puts there, besides `task` and `id`; anything may be null.
+_MAY_BE: dict[str, Callable[[object], bool]] = {
+    "shadow": _is_text,
+    "eta": _is_moment,
+    "expires": _is_moment,
+    "group": _is_text,
+    "group_index": _is_number,
+    "retries": _is_number,
+    "timelimit": _are_limits,
+    "root_id": _is_text,
+    "parent_id": _is_text,
+    "argsrepr": _is_string,
+    "kwargsrepr": _is_string,
+    "origin": _is_text,
+    "ignore_result": _is_flag,
+    "replaced_task_nesting": _is_number,
+    "stamped_headers": _is_empty,
+    "stamps": _is_empty,
+    "headers": _is_object,  # Sentry's and others' workaround for celery#4875
+    # kombu undoes it without asking how much it becomes, so that here only what a host may have set for all its tasks.
+    "compression": lambda value: value == "application/x-gzip",
+}
+_CALLS = frozenset({"callbacks", "errbacks", "chain", "chord"})
+# Headers become attributes of Celery's request: those of no publisher would replace its own, and its methods.
+_CELERYS_OWN = frozenset(dir(Context)) - _MAY_BE.keys() - {"id"}
