@@ -16,6 +16,7 @@ _KEEPING = "worker/refresh/keeping.py"
 _UNDER_WAY = "worker/refresh/under_way.py"
 _ANSWERS = "worker/policy/answers.py"
 _VERDICTS = "worker/policy/verdicts.py"
+_FORGED = "tests/system/test_worker_forged.py"
 
 
 def _guards(*names: str) -> tuple[str, ...]:
@@ -300,6 +301,45 @@ _VERDICT = (
         ":",
         ("tests/unit/test_expiry.py",),
     ),
+    Guard(
+        "clocks: an end that we concluded is told from one that Intuit said",
+        _ANSWERS,
+        "hard_inferred=None if ends_in is None else answer.hard_lifetime is None,",
+        "hard_inferred=None if ends_in is None else False,",
+        ("tests/db/test_clocks.py::test_an_end_that_was_concluded_is_called_so_until_intuit_says_it",),
+    ),
+)
+
+# What would end workers, or drown operators.
+_OUTSIDE = (
+    Guard(
+        "messages: one that Celery would stumble over does not get to it",
+        "worker/broker.py",
+        "(fault := messages.fault(answer[1], now=clock.now()))",
+        "(fault := None)",
+        (f"{_FORGED}::test_a_message_that_celery_would_stumble_over_is_refused_in_a_line_and_changes_nothing",),
+    ),
+    Guard(
+        "messages: a call with arguments that the task does not take is a line",
+        "worker/arguments.py",
+        "        if wrong is not None:\n",
+        "        if False:\n",
+        (f"{_FORGED}::test_a_call_with_arguments_that_a_task_does_not_take_fails_in_a_line_and_changes_nothing",),
+    ),
+    Guard(
+        "messages: an acknowledgement waits for no message to go along with",
+        "worker/broker.py",
+        "            channel.qos.acknowledge_old()\n",
+        "            pass\n",
+        ("tests/db/test_broker.py::test_an_acknowledgement_waits_for_no_message",),
+    ),
+    Guard(
+        "unreadable: a lost key is told once, and not for each row",
+        "worker/store/unreadable.py",
+        "        if row is None or not row.is_new:\n",
+        "        if row is None:\n",
+        ("tests/db/test_unreadable.py",),
+    ),
 )
 
 GUARDS: tuple[Guard, ...] = (
@@ -308,4 +348,5 @@ GUARDS: tuple[Guard, ...] = (
     *sending.GUARDS,
     *_VERDICT,
     *consenting.GUARDS,
+    *_OUTSIDE,
 )
