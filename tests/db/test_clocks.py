@@ -169,12 +169,3 @@ def test_without_the_field_a_window_that_rolls_is_no_ceiling(fleet: Fleet, refre
     for _ in range(3):
         row = refreshed(fleet, refresher, connected, after=DAY)
     assert (row.hard_expires_at, notices(fleet, connected)) == (None, [])
-
-
-def test_without_the_field_the_same_value_that_counts_down_is_no_ceiling(fleet: Fleet, refresher: Refresher) -> None:
-    fleet.simulator.set_policy("daily")
-    fleet.simulator.fault("override", remove=[HARD])
-    connected = connect(fleet, left=400 * DAY)
-    for hours in (25, 21, 2):
-        row = refreshed(fleet, refresher, connected, after=timedelta(hours=hours))
-    assert (row.hard_expires_at, notices(fleet, connected)) == (None, [])

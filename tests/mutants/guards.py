@@ -292,7 +292,7 @@ _VERDICT = (
         "worker/policy/expiry.py",
         "clocks.hard_expires_at is not None or not rotated:",
         "clocks.hard_expires_at is not None:",
-        ("tests/db/test_clocks.py::test_without_the_field_the_same_value_that_counts_down_is_no_ceiling",),
+        ("tests/unit/test_expiry.py",),
     ),
     Guard(
         "clocks: a window hardly moves in so short a time",
