@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qbo_refresh.status import Event as Events
 from qbo_refresh.status import Status
 from tests.chaos import lease
-from tests.chaos.excuses import consent_of, why_asked_again, why_lost
+from tests.chaos.excuses import consent_of, why_asked_again, why_lost, why_two_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -56,6 +56,7 @@ class Verdict:
         true_verdicts: `needs_reauth` for grants that had ended.
         excused_verdicts: For grants whose token was lost on the way.
         punished: Grants that a provider ended for a replaced token, by what excuses that it was presented.
+        overlaps: Calls that met an earlier one with their token, by what excuses it.
     """
 
     violations: tuple[Violation, ...]
@@ -63,6 +64,7 @@ class Verdict:
     true_verdicts: int
     excused_verdicts: int
     punished: Mapping[str, int] = field(default_factory=dict)
+    overlaps: Mapping[str, int] = field(default_factory=dict)
 
     def count(self, promise: str) -> int:
         """Return how often a promise was broken."""
@@ -77,10 +79,11 @@ def check(history: History) -> Verdict:
     at_end = list(_not_current(history, issued))
     lost = Counter(found.excuse for found in (*excused, *at_end) if found.excuse is not None)
     punished = list(_punished(history))
+    overlaps = [(call, why_two_at_once(history, call)) for call in history.calls if call.overlapped]
     lost_consents = list(_lost_consents(history, issued))
     lost.update(found.excuse for found in lost_consents if found.excuse is not None)
     violations = (
-        *_overlaps(history),
+        *(_two_at_once(history, call) for call, excuse in overlaps if excuse is None),
         *(Violation("sent_in_lease", words) for words in lease.sent_without(history)),
         *(Violation("saved_once", words) for words in lease.saved_over(history)),
         *(Violation("not_before", words) for words in lease.asked_early(history)),
@@ -96,7 +99,14 @@ def check(history: History) -> Verdict:
         *(Violation("nothing_in_clear", f"a token or a realm id in {name}") for name in history.in_clear),
     )
     by_excuse = Counter(found.excuse for found in punished if found.excuse is not None)
-    return Verdict(violations, dict(lost.most_common()), verdicts.count(None), len(excused), dict(by_excuse))
+    return Verdict(
+        violations,
+        dict(lost.most_common()),
+        verdicts.count(None),
+        len(excused),
+        punished=dict(by_excuse),
+        overlaps=dict(Counter(excuse for _, excuse in overlaps if excuse is not None)),
+    )
 
 
 def _issued(history: History) -> dict[int, list[Call]]:
@@ -108,14 +118,10 @@ def _issued(history: History) -> dict[int, list[Call]]:
     return issued
 
 
-def _overlaps(history: History) -> Iterator[Violation]:
-    for call in history.calls:
-        if call.overlapped:
-            yield Violation(
-                "never_two_at_once",
-                f"call {call.sequence} for connection {call.connection_id} at {call.started - history.began:.3f} s met"
-                " another with the same token",
-            )
+def _two_at_once(history: History, call: Call) -> Violation:
+    when = f"{call.started - history.began:.3f} s"
+    words = f"call {call.sequence} for connection {call.connection_id} at {when} met another with the same token"
+    return Violation("never_two_at_once", words)
 
 
 def _verdicts(history: History, issued: Mapping[int, list[Call]]) -> Iterator[Finding | None]:

@@ -17,6 +17,9 @@ ESCROW_RESTS_S = 7.0
 # What the provider does and the answer survives.
 _HARMLESS = ("latency", "freeze", "override", "gzip", "lie")
 _SKEW_S = 0.05
+_FROZEN = "frozen past its lease after sending"
+# A caller that hangs up is not heard of at the other end.
+_KEEPS_OPEN = ("cut silent", "dropped", "stalled")
 
 
 def why_lost(history: History, call: Call) -> str | None:
@@ -186,6 +189,53 @@ def _same_grant(one: Call, other: Call) -> bool:
     return (one.connection_id, one.endpoint) == (other.connection_id, other.endpoint)
 
 
+def why_two_at_once(history: History, call: Call) -> str | None:
+    """Return why a call met an earlier one with its token; None if nothing excuses it, as within the earlier's lease.
+
+    The earlier is still being answered after its lease, and nobody hangs up: who would is frozen, or what lies between
+    keeps the line open.
+    """
+    found = None
+    for earlier in _open_at(history, call):
+        found = _why_open(history, earlier) if call.started >= _leased_until(history, earlier) else None
+        if found is None:
+            return None
+    return found
+
+
+def _open_at(history: History, call: Call) -> Iterator[Call]:
+    return (
+        each
+        for each in history.calls
+        if each is not call and each.presented == call.presented and each.started <= call.started < each.ended
+    )
+
+
+def _why_open(history: History, call: Call) -> str | None:
+    if _frozen_past_its_lease(history, call):
+        return _FROZEN
+    leased_until = _leased_until(history, call)
+    if any(
+        span.where == "intuit" and span.what in _KEEPS_OPEN and span.touches(call.started, leased_until)
+        for span in history.spans
+    ):
+        return "kept open on the way"
+    return None
+
+
+def _leased_until(history: History, call: Call) -> float:
+    attempt = attempt_of(history, call)
+    return (call.started if attempt is None else attempt.began) + history.lease_s - _SKEW_S
+
+
+def _frozen_past_its_lease(history: History, call: Call) -> bool:
+    leased_until = _leased_until(history, call)
+    return any(
+        span.touches(call.started, leased_until) and span.ended >= leased_until
+        for span in frozen(history, pid_of(history, call))
+    )
+
+
 def why_asked_again(history: History, call: Call) -> str | None:
     """Return why a replaced token was presented to a provider that punishes it; None if nothing excuses it.
 
@@ -194,11 +244,9 @@ def why_asked_again(history: History, call: Call) -> str | None:
     replaced_by = _replaced_by(history, call)
     if replaced_by is None:
         return None
-    attempt = attempt_of(history, replaced_by)
-    leased_until = (replaced_by.started if attempt is None else attempt.began) + history.lease_s - _SKEW_S
-    for span in frozen(history, pid_of(history, replaced_by)):
-        if span.touches(replaced_by.started, leased_until) and span.ended >= leased_until:
-            return "frozen past its lease after sending"
+    attempt, leased_until = attempt_of(history, replaced_by), _leased_until(history, replaced_by)
+    if _frozen_past_its_lease(history, replaced_by):
+        return _FROZEN
     put = next(_puts(history, replaced_by), None)
     if put is not None and put.at >= leased_until:
         return "stood still past its lease after sending"  # nobody stopped it but a machine that is too busy

@@ -54,6 +54,33 @@ def test_two_calls_at_once_are_found() -> None:
     assert promises(replace(CALM, calls=(replace(ROTATED, overlapped=True),))) == ["never_two_at_once"]
 
 
+# Answered byte by byte to a worker that sleeps past the end of its lease, at 13.9 s.
+DRIPPED = replace(ROTATED, ended=20.0, written=False)
+ASLEEP = Span("worker", "frozen", 10.1, 19.0, PID)
+NEXT = Attempt(7, "refreshed", None, "host:1", began=14.0, ended=14.2)
+
+
+@pytest.mark.parametrize(
+    ("started", "spans", "excuses"),
+    [
+        (14.1, (ASLEEP,), {"frozen past its lease after sending": 1}),
+        (14.1, (Span("intuit", "cut silent", 10.1, 10.1),), {"kept open on the way": 1}),
+        (13.0, (ASLEEP,), {}),
+        (14.1, (replace(ASLEEP, ended=13.0),), {}),
+        (14.1, (replace(ASLEEP, pid=1),), {}),
+        (14.1, (Span("intuit", "cut reset", 10.1, 10.1),), {}),
+        (14.1, (), {}),
+    ],
+)
+def test_two_calls_at_once_are_excused_only_after_the_lease_of_who_could_not_hang_up(
+    started: float, spans: tuple[Span, ...], excuses: dict[str, int]
+) -> None:
+    second = Call(2, "refresh", 7, "t0", "t2", rotated=True, started=started, ended=started + 0.1, overlapped=True)
+    found = check(replace(CALM, calls=(DRIPPED, second), attempts=(ABANDONED, NEXT), spans=spans))
+    assert found.overlaps == excuses
+    assert found.count("never_two_at_once") == (not excuses)
+
+
 def test_a_verdict_about_a_living_grant_whose_token_we_had_is_false() -> None:
     told = replace(CALM, events=(VERDICT,), received=((7, 1),), received_ids=frozenset({1}))
     assert promises(told) == ["no_false_verdict"]
