@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,14 +24,14 @@ class QoS(redis.QoS):
     """The messages taken and not acknowledged. An acknowledgement goes along with the note of the next message.
 
     kombu (5.7) makes a trip to Redis for each: a sixth of what a message costs in CPU. One that dies with its process
-    is a message that comes again after the visibility timeout, as if the process had died a moment earlier.
+    or connection is a message that comes again after the visibility timeout, as if that had died a moment earlier.
     """
 
     channel: Any  # Channel
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._done: list[str] = []
+        self._done: deque[str] = deque()  # threads that work put something in while others take it out
         self._done_since = 0.0
 
     def ack(self, delivery_tag: str) -> None:
@@ -47,6 +48,13 @@ class QoS(redis.QoS):
         if not is_looped:
             self._make_the_trip()
 
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  # as kombu's
+        """As kombu's, whose own trip for a message that nobody is to have would leave `pipe_or_acquire` unmade."""
+        if requeue:
+            super().reject(delivery_tag, requeue=True)
+        else:
+            self.ack(delivery_tag)
+
     def acknowledge_old(self) -> None:
         """Make the trip if no message has come to go along with."""
         if self._done and time.monotonic() - self._done_since >= ACKNOWLEDGED_WITHIN_S:
@@ -60,12 +68,23 @@ class QoS(redis.QoS):
 
     @contextmanager
     def pipe_or_acquire(self, pipe: Any = None, client: Any = None) -> Iterator[Any]:
-        """As kombu's, but a new pipeline begins with the acknowledgements."""
+        """As kombu's, but a new pipeline begins with the acknowledgements. It is executed in here, or they are lost."""
         with super().pipe_or_acquire(pipe, client) as commands:
-            if pipe is None and self._done:
-                commands.zrem(self.unacked_index_key, *self._done).hdel(self.unacked_key, *self._done)
-                self._done = []
-            yield commands
+            done = [] if pipe is not None else self._take_done()
+            if done:
+                commands.zrem(self.unacked_index_key, *done).hdel(self.unacked_key, *done)
+            try:
+                yield commands
+            except BaseException:
+                self._done.extend(done)  # once more if they did arrive, which changes nothing
+                raise
+
+    def _take_done(self) -> list[str]:
+        done: list[str] = []
+        with suppress(IndexError):  # another thread may be taking them too
+            while True:
+                done.append(self._done.popleft())
+        return done
 
     def _make_the_trip(self) -> None:
         if self._done:

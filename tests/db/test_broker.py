@@ -11,6 +11,7 @@ from kombu import Connection, Consumer, Message, Queue
 from kombu.asynchronous import Hub
 from redis.exceptions import ConnectionError as ConnectionLost
 
+from tests.support.proxy import FaultProxy
 from worker import broker
 
 if TYPE_CHECKING:
@@ -145,3 +146,34 @@ def test_a_message_of_a_channel_that_is_gone_cannot_be_acknowledged(
     channel.connection.client.close()
     with pytest.raises(ConnectionLost, match="closed meanwhile"):
         taken[0].ack()
+
+
+@pytest.fixture
+def way(session_servers: Servers) -> Iterator[FaultProxy]:
+    with FaultProxy(session_servers.redis_url) as proxy:
+        yield proxy
+
+
+def test_acknowledgements_that_a_lost_connection_did_not_bring_are_brought_when_the_channel_closes(
+    way: FaultProxy, valkey: redis.Redis
+) -> None:
+    with Connection(way.url, transport=broker.Transport) as connection:
+        channel: Any = connection.default_channel
+        hub = Hub()
+        connection.register_with_event_loop(hub)
+        taken: list[Message] = []
+        with Consumer(channel, [Queue(QUEUE, channel=channel)], on_message=taken.append, prefetch_count=0):
+            _publish(channel, "done", "rejected")
+            _turn(hub, lambda: len(taken) == 2)
+            taken[0].ack()
+            way.refuse()
+            way.cut("reset")
+            with pytest.raises(ConnectionLost):
+                channel.qos.append(taken[0], "another")
+            taken[1].reject()
+            assert valkey.hlen("unacked") == 2
+            way.heal()
+            channel.close()
+        hub.close()
+        channel._disconnect_pools()  # noqa: SLF001  # as above
+    assert (valkey.hlen("unacked"), valkey.zcard("unacked_index"), valkey.llen(QUEUE)) == (0, 0, 0)
