@@ -18,16 +18,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ACKNOWLEDGED_WITHIN_S: Final = 0.25
+# What changes nothing when it comes again an hour later. A disconnect might end a newer consent.
+_MAY_COME_AGAIN: Final = frozenset({queues.REFRESH_DUE, queues.REFRESH_CONNECTION})
 
 
 class QoS(redis.QoS):
-    """The messages taken and not acknowledged. An acknowledgement goes along with the note of the next message.
+    """The messages taken and not acknowledged. A refresh's acknowledgement goes along with the next message's note.
 
     kombu (5.7) makes a trip to Redis for each: a sixth of what a message costs in CPU. One that dies with its process
     or connection is a message that comes again after the visibility timeout, as if that had died a moment earlier.
     """
 
     channel: Any  # Channel
+    _delivered: Any  # by tag
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -35,17 +38,19 @@ class QoS(redis.QoS):
         self._done_since = 0.0
 
     def ack(self, delivery_tag: str) -> None:
-        """Keep the acknowledgement for the next trip; without an event loop, which comes back for it, make that now.
+        """Keep a refresh's acknowledgement for the next trip; without an event loop to come back for it, make that now.
 
         Raises:
             ConnectionLost: The channel was closed: the message has been given back.
         """
-        is_looped = self.channel.belongs_to.cycle.is_looped
+        message = self._delivered.get(delivery_tag)
+        may_come_again = message is not None and message.headers.get("task") in _MAY_COME_AGAIN
+        may_wait = self.channel.belongs_to.cycle.is_looped and may_come_again
         if not self._done:
             self._done_since = time.monotonic()
         self._done.append(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
-        if not is_looped:
+        if not may_wait:
             self._make_the_trip()
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  # as kombu's

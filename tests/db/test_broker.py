@@ -12,7 +12,7 @@ from kombu.asynchronous import Hub
 from redis.exceptions import ConnectionError as ConnectionLost
 
 from tests.support.proxy import FaultProxy
-from worker import broker
+from worker import broker, queues
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,10 +73,10 @@ def taken(channel: Any, valkey: redis.Redis) -> Iterator[list[Message]]:  # noqa
         yield messages
 
 
-def _publish(channel: Any, *texts: str) -> None:
+def _publish(channel: Any, *texts: str, task: str = queues.REFRESH_DUE) -> None:
     with channel.connection.client.Producer() as producer:
         for text in texts:
-            producer.publish(text, routing_key=QUEUE)
+            producer.publish(text, routing_key=QUEUE, headers={"task": task})
 
 
 def _turn(hub: Hub, until: Callable[[], bool]) -> None:
@@ -116,6 +116,19 @@ def test_an_acknowledgement_waits_for_no_message(
     _turn(hub, lambda: valkey.hlen("unacked") == 0)
     assert time.monotonic() - began < broker.ACKNOWLEDGED_WITHIN_S + 1.5
     assert valkey.zcard("unacked_index") == 0
+
+
+@pytest.mark.parametrize("task", sorted(queues.TASKS - {queues.REFRESH_DUE, queues.REFRESH_CONNECTION}))
+def test_what_must_not_come_again_is_acknowledged_at_once_with_what_waits(
+    channel: Any, taken: list[Message], hub: Hub, valkey: redis.Redis, task: str
+) -> None:
+    _publish(channel, "waits", task=queues.REFRESH_CONNECTION)
+    _publish(channel, "does not", task=task)
+    _turn(hub, lambda: len(taken) == 2)
+    taken[0].ack()
+    assert valkey.hlen("unacked") == 2
+    taken[1].ack()
+    assert (valkey.hlen("unacked"), valkey.zcard("unacked_index")) == (0, 0)
 
 
 def test_a_channel_that_closes_acknowledges_what_is_done_and_gives_the_rest_back(
