@@ -9,6 +9,8 @@ could do all that.
 from __future__ import annotations
 
 import base64
+import bz2
+import lzma
 import threading
 import zlib
 from datetime import UTC, datetime, timedelta
@@ -29,8 +31,12 @@ VISIBLE_AFTER = timedelta(hours=1)
 
 _ID_LENGTH = 255
 _LARGEST_INFLATED = 1 << 16
-# What JSON, and kombu's own types in it, can raise over bytes from outside.
-_UNREADABLE = (zlib.error, ValueError, TypeError, ArithmeticError, AttributeError, LookupError, RecursionError)
+_LZMA_MEMORY = 1 << 25  # its default needs 9 MiB
+# What decompression, JSON, and kombu's own types in it, can raise over bytes from outside.
+_UNREADABLE = (
+    *(zlib.error, lzma.LZMAError, OSError, EOFError),
+    *(ValueError, TypeError, ArithmeticError, AttributeError, LookupError, RecursionError),
+)
 
 
 def fault(raw: bytes, *, now: datetime) -> str | None:
@@ -59,7 +65,7 @@ def fault(raw: bytes, *, now: datetime) -> str | None:
                 return "unknown_task"
             if not task_id or not _is_text(task_id):
                 return "id"
-            return _fault_of_headers(headers, now) or _fault_of_body(body, is_gzip="compression" in headers)
+            return _fault_of_headers(headers, now) or _fault_of_body(body, headers.get("compression"))
     return "shape"
 
 
@@ -80,10 +86,10 @@ def _fault_of_headers(headers: dict[str, Any], now: datetime) -> str | None:
     return None if _is_near(headers.get("eta"), now) else "eta"
 
 
-def _fault_of_body(body: str, *, is_gzip: bool) -> str | None:
+def _fault_of_body(body: str, compression: str | None) -> str | None:
     try:
         encoded = base64.b64decode(body, validate=True)
-        content = loads(_inflated(encoded) if is_gzip else encoded)
+        content = loads(encoded if compression is None else _inflated(encoded, compression))
     except _UNREADABLE:
         return "body"
     match content:
@@ -97,10 +103,11 @@ def _fault_of_body(body: str, *, is_gzip: bool) -> str | None:
     return "body"
 
 
-def _inflated(deflated: bytes) -> bytes:
-    inflater = zlib.decompressobj()
-    inflated = inflater.decompress(deflated, _LARGEST_INFLATED)
-    if not inflater.eof:
+def _inflated(deflated: bytes, compression: str) -> bytes:
+    inflater = _INFLATERS[compression]()
+    inflated: bytes = inflater.decompress(deflated, _LARGEST_INFLATED)
+    # What comes behind the end, kombu would go on with for two of these.
+    if not inflater.eof or inflater.unused_data:
         raise ValueError("cut, or larger than any message of ours")
     return inflated
 
@@ -180,8 +187,13 @@ _MAY_BE: dict[str, Callable[[object], bool]] = {
     "stamped_headers": _is_empty,
     "stamps": _is_empty,
     "headers": _is_object,  # Sentry's and others' workaround for celery#4875
-    # kombu undoes it without asking how much it becomes, so that here only what a host may have set for all its tasks.
-    "compression": lambda value: value == "application/x-gzip",
+    "compression": lambda value: isinstance(value, str) and value in _INFLATERS,
+}
+# kombu undoes it without asking how much it becomes. Those that each Python has; a host may have set one for all tasks.
+_INFLATERS: dict[str, Callable[[], Any]] = {
+    "application/x-gzip": zlib.decompressobj,
+    "application/x-bz2": bz2.BZ2Decompressor,
+    "application/x-lzma": lambda: lzma.LZMADecompressor(memlimit=_LZMA_MEMORY),
 }
 _CALLS = frozenset({"callbacks", "errbacks", "chain", "chord"})
 # Headers become attributes of Celery's request (`celery.app.task.Context`) and replace its methods, even with null, and

@@ -120,7 +120,7 @@ HEADERS: list[tuple[str, object]] = [
     ("stamped_headers", 5),
     ("stamps", {"a": 1}),
     ("ignore_result", "x"),
-    ("compression", "application/x-bz2"),
+    ("compression", "application/zstd"),
     ("get", 5),
     ("update", None),
     ("is_eager", True),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import json
+import lzma
+import zlib
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
@@ -14,6 +17,9 @@ from kombu import Connection
 from kombu.utils.json import dumps
 
 from worker import messages, queues
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -87,3 +93,55 @@ def test_a_header_that_celery_replaces_itself_may_be_anything(name: str) -> None
 )
 def test_a_body_may_name_what_it_says_nothing_of(embedded: dict[str, object], expected: str | None) -> None:
     assert fault(with_embedded(**embedded)) == expected
+
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "application/x-gzip": zlib.compress,
+    "application/x-bz2": bz2.compress,
+    "application/x-lzma": lzma.compress,
+}
+GOOD = b"[[1], {}, {}]"
+
+
+def compressed(body: bytes, name: str | None) -> dict[str, Any]:
+    whole = published()
+    whole["headers"]["compression"] = name
+    whole["body"] = base64.b64encode(body).decode()
+    return whole
+
+
+@pytest.mark.parametrize("name", ["gzip", "bzip2", "lzma"])
+def test_a_host_may_compress_as_each_python_can(name: str) -> None:
+    whole = published(compression=name)
+    assert whole["headers"]["compression"] in COMPRESS
+    assert fault(whole) is None
+
+
+def test_a_compression_that_is_none_compresses_nothing() -> None:
+    assert fault(compressed(GOOD, None)) is None
+
+
+@pytest.mark.parametrize("name", COMPRESS)
+def test_what_becomes_too_large_or_is_no_such_thing_is_refused(name: str) -> None:
+    compress = COMPRESS[name]
+    assert fault(compressed(compress(GOOD), name)) is None
+    bodies = {
+        "large": compress(b" " * (10 << 20) + GOOD),
+        "large behind its end": compress(GOOD) + compress(b" " * (10 << 20)),
+        "cut": compress(GOOD)[:-5],
+        "empty": b"",
+        "not compressed": GOOD,
+        "large and cut": compress(b" " * (10 << 20))[:-5],
+    }
+    for what, body in bodies.items():
+        assert fault(compressed(body, name)) == "body", what
+
+
+def test_what_needs_much_memory_to_be_undone_is_refused() -> None:
+    greedy = lzma.compress(GOOD, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 28}])
+    assert fault(compressed(greedy, "application/x-lzma")) == "body"
+
+
+@pytest.mark.parametrize("name", ["application/zstd", "application/x-brotli", "gzip", "", 5, [], {}])
+def test_another_compression_is_refused(name: Any) -> None:
+    assert fault(compressed(GOOD, name)) == "header"
