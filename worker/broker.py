@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from contextlib import contextmanager, suppress
+from queue import Empty
 from typing import TYPE_CHECKING, Any, Final
 
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 ACKNOWLEDGED_WITHIN_S: Final = 0.25
 # What changes nothing when it comes again an hour later. A disconnect might end a newer consent.
 _MAY_COME_AGAIN: Final = frozenset({queues.REFRESH_DUE, queues.REFRESH_CONNECTION})
+
+_refusals = log.Hourly()
 
 
 class QoS(redis.QoS):
@@ -116,16 +119,24 @@ class Poller(redis.MultiChannelPoller):
 
 
 class Reader(Redis):
-    """A client of Redis that takes no message for a worker but such as Celery can work with."""
+    """A client of Redis that takes no message for a worker but such as Celery can work with.
+
+    Attributes:
+        refused_from: The queue that the last answer was refused from, if it was.
+    """
+
+    refused_from: str | None = None
 
     def parse_response(self, connection: Any, command_name: str | bytes, **options: Any) -> Any:
         """Return what Redis answered; a message that is refused is gone, and its place empty."""
+        self.refused_from = None
         answer = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         if command_name != "BRPOP" or not answer:
             return answer
         queue = answer[0].decode(errors="replace").partition(redis.Channel.sep)[0]  # less its priority
         if queue in queues.ALL and (fault := messages.fault(answer[1], now=clock.now())):
-            log.error("message.refused", queue=queue, reason=fault)
+            self.refused_from = queue
+            _refusals.error("message.refused", kind=fault, queue=queue, reason=fault)
             return None
         return answer
 
@@ -136,6 +147,7 @@ class Channel(redis.Channel):
     QoS = QoS
 
     _kept: Any = None
+    _queue_cycle: Any
 
     @property
     def belongs_to(self) -> Any:
@@ -155,6 +167,15 @@ class Channel(redis.Channel):
         _ = self.belongs_to
         params: dict[str, Any] = super()._connparams(asynchronous=asynchronous)  # type: ignore[misc] # not in its types
         return params
+
+    def _brpop_read(self, **options: Any) -> Any:
+        """As kombu's, which would ask the same queue first after a refusal: a flood would hold up the others."""
+        try:
+            return super()._brpop_read(**options)  # type: ignore[misc] # not in its types
+        except Empty:
+            if self.client.refused_from is not None:
+                self._queue_cycle.rotate(self.client.refused_from)
+            raise
 
     def _get_client(self) -> type[Redis]:
         super()._get_client()  # type: ignore[misc] # not in its types; it looks at redis-py's version

@@ -151,6 +151,41 @@ def test_without_an_event_loop_a_message_is_acknowledged_at_once(
     assert valkey.hlen("unacked") == 0
 
 
+@pytest.fixture
+def tasks_taken(channel: Any, valkey: redis.Redis) -> Iterator[list[Message]]:
+    """Return a list that messages are put into as they are taken from two queues of the worker's."""
+    valkey.delete(*queues.ALL)
+    messages: list[Message] = []
+    both = [Queue(name, channel=channel) for name in (queues.ADHOC, queues.SWEEP)]
+    with Consumer(channel, both, on_message=messages.append, prefetch_count=0):
+        yield messages
+    valkey.delete(*queues.ALL)
+
+
+@pytest.mark.parametrize("flooded", [queues.ADHOC, queues.SWEEP])
+def test_refused_messages_do_not_hold_up_another_queue(
+    channel: Any, tasks_taken: list[Message], hub: Hub, valkey: redis.Redis, flooded: str
+) -> None:
+    # kombu asks its queues in an order of its own at first: without the rotation one of the two fails.
+    other = queues.SWEEP if flooded == queues.ADHOC else queues.ADHOC
+    valkey.lpush(flooded, *["no message"] * 20)
+    with channel.connection.client.Producer() as producer:
+        headers = {"task": queues.REFRESH_DUE, "id": "1"}
+        producer.publish([[1], {}, {}], serializer="json", routing_key=other, headers=headers)
+    _turn(hub, lambda: len(tasks_taken) == 1)
+    assert valkey.llen(flooded) > 10
+
+
+def test_refused_messages_are_one_error_for_each_reason(
+    tasks_taken: list[Message], hub: Hub, valkey: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    valkey.lpush(queues.ADHOC, *['"no message"', "{}"] * 3)
+    _turn(hub, lambda: valkey.llen(queues.ADHOC) == 0)
+    _turn(hub, lambda: len(caplog.records) == 6)
+    assert [record.levelname for record in caplog.records] == ["ERROR", *["WARNING"] * 5]
+    assert tasks_taken == []
+
+
 def test_a_message_of_a_channel_that_is_gone_cannot_be_acknowledged(
     channel: Any, taken: list[Message], hub: Hub
 ) -> None:
