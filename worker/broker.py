@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from contextlib import contextmanager, suppress
+from queue import Empty
 from typing import TYPE_CHECKING, Any, Final
 
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
@@ -17,35 +19,49 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ACKNOWLEDGED_WITHIN_S: Final = 0.25
+# What changes nothing when it comes again an hour later. A disconnect might end a newer consent.
+_MAY_COME_AGAIN: Final = frozenset({queues.REFRESH_DUE, queues.REFRESH_CONNECTION})
+
+_refusals = log.Hourly()
 
 
 class QoS(redis.QoS):
-    """The messages taken and not acknowledged. An acknowledgement goes along with the note of the next message.
+    """The messages taken and not acknowledged. A refresh's acknowledgement goes along with the next message's note.
 
     kombu (5.7) makes a trip to Redis for each: a sixth of what a message costs in CPU. One that dies with its process
-    is a message that comes again after the visibility timeout, as if the process had died a moment earlier.
+    or connection is a message that comes again after the visibility timeout, as if that had died a moment earlier.
     """
 
     channel: Any  # Channel
+    _delivered: Any  # by tag
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._done: list[str] = []
+        self._done: deque[str] = deque()  # threads that work put something in while others take it out
         self._done_since = 0.0
 
     def ack(self, delivery_tag: str) -> None:
-        """Keep the acknowledgement for the next trip; without an event loop, which comes back for it, make that now.
+        """Keep a refresh's acknowledgement for the next trip; without an event loop to come back for it, make that now.
 
         Raises:
             ConnectionLost: The channel was closed: the message has been given back.
         """
-        is_looped = self.channel.belongs_to.cycle.is_looped
+        message = self._delivered.get(delivery_tag)
+        may_come_again = message is not None and message.headers.get("task") in _MAY_COME_AGAIN
+        may_wait = self.channel.belongs_to.cycle.is_looped and may_come_again
         if not self._done:
             self._done_since = time.monotonic()
         self._done.append(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
-        if not is_looped:
+        if not may_wait:
             self._make_the_trip()
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  # as kombu's
+        """As kombu's, whose own trip for a message that nobody is to have would leave `pipe_or_acquire` unmade."""
+        if requeue:
+            super().reject(delivery_tag, requeue=True)
+        else:
+            self.ack(delivery_tag)
 
     def acknowledge_old(self) -> None:
         """Make the trip if no message has come to go along with."""
@@ -60,12 +76,23 @@ class QoS(redis.QoS):
 
     @contextmanager
     def pipe_or_acquire(self, pipe: Any = None, client: Any = None) -> Iterator[Any]:
-        """As kombu's, but a new pipeline begins with the acknowledgements."""
+        """As kombu's, but a new pipeline begins with the acknowledgements. It is executed in here, or they are lost."""
         with super().pipe_or_acquire(pipe, client) as commands:
-            if pipe is None and self._done:
-                commands.zrem(self.unacked_index_key, *self._done).hdel(self.unacked_key, *self._done)
-                self._done = []
-            yield commands
+            done = [] if pipe is not None else self._take_done()
+            if done:
+                commands.zrem(self.unacked_index_key, *done).hdel(self.unacked_key, *done)
+            try:
+                yield commands
+            except BaseException:
+                self._done.extend(done)  # once more if they did arrive, which changes nothing
+                raise
+
+    def _take_done(self) -> list[str]:
+        done: list[str] = []
+        with suppress(IndexError):  # another thread may be taking them too
+            while True:
+                done.append(self._done.popleft())
+        return done
 
     def _make_the_trip(self) -> None:
         if self._done:
@@ -92,16 +119,24 @@ class Poller(redis.MultiChannelPoller):
 
 
 class Reader(Redis):
-    """A client of Redis that takes no message for a worker but such as Celery can work with."""
+    """A client of Redis that takes no message for a worker but such as Celery can work with.
+
+    Attributes:
+        refused_from: The queue that the last answer was refused from, if it was.
+    """
+
+    refused_from: str | None = None
 
     def parse_response(self, connection: Any, command_name: str | bytes, **options: Any) -> Any:
         """Return what Redis answered; a message that is refused is gone, and its place empty."""
+        self.refused_from = None
         answer = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         if command_name != "BRPOP" or not answer:
             return answer
         queue = answer[0].decode(errors="replace").partition(redis.Channel.sep)[0]  # less its priority
         if queue in queues.ALL and (fault := messages.fault(answer[1], now=clock.now())):
-            log.error("message.refused", queue=queue, reason=fault)
+            self.refused_from = queue
+            _refusals.error("message.refused", kind=fault, queue=queue, reason=fault)
             return None
         return answer
 
@@ -112,6 +147,7 @@ class Channel(redis.Channel):
     QoS = QoS
 
     _kept: Any = None
+    _queue_cycle: Any
 
     @property
     def belongs_to(self) -> Any:
@@ -131,6 +167,15 @@ class Channel(redis.Channel):
         _ = self.belongs_to
         params: dict[str, Any] = super()._connparams(asynchronous=asynchronous)  # type: ignore[misc] # not in its types
         return params
+
+    def _brpop_read(self, **options: Any) -> Any:
+        """As kombu's, which would ask the same queue first after a refusal: a flood would hold up the others."""
+        try:
+            return super()._brpop_read(**options)  # type: ignore[misc] # not in its types
+        except Empty:
+            if self.client.refused_from is not None:
+                self._queue_cycle.rotate(self.client.refused_from)
+            raise
 
     def _get_client(self) -> type[Redis]:
         super()._get_client()  # type: ignore[misc] # not in its types; it looks at redis-py's version

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 UNSETTLED_S = 30 * 24 * 3600
 SETTLED_S = 25 * 3600  # a day for a database that fails over and forgets its last commits
 _REST_AFTER_FAILURE_S = 5.0
-_SPOILT_TOLD_EVERY_S = 3600.0
 _NO_LIMIT = 2**31
 _PREFIX = "qbo:escrow:"
 # A token that was saved as version n has base n - 1. Older ones are spent; newer ones exist if commits were lost.
@@ -51,7 +50,7 @@ class RedisEscrow:
         )
         self._local = threading.local()
         self._rest_until = 0.0
-        self._spoilt_told_at: float | None = None
+        self._spoilt = log.Hourly()
         self._settled: deque[str] = deque()
 
     def _client(self) -> Any:
@@ -148,16 +147,8 @@ class RedisEscrow:
             for entry in entries
         ]
         if None in found:
-            self._tell_spoilt(connection_id)
+            self._spoilt.error("escrow.entry_unreadable", connection_id=connection_id)
         return [received for received in found if received is not None]
-
-    def _tell_spoilt(self, connection_id: int) -> None:
-        """Complain of an entry that is not of ours: once an hour, for somebody may have written thousands."""
-        now = time.monotonic()
-        is_news = self._spoilt_told_at is None or now - self._spoilt_told_at >= _SPOILT_TOLD_EVERY_S
-        if is_news:
-            self._spoilt_told_at = now
-        (log.error if is_news else log.warning)("escrow.entry_unreadable", connection_id=connection_id)
 
     def forget(self, connection_id: int, *, authorization_ids: Sequence[int]) -> int:
         """Delete every copy of a connection's tokens, and of these consents; return how many lists there were.

@@ -8,11 +8,12 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import celery
 from celery import bootsteps, signals
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from qbo_refresh.errors import QboRefreshError
-from worker import log, reaching, reporting, runtime, settings, watching
+from worker import clock, log, messages, reaching, reporting, runtime, settings, watching
 from worker.database import DatabaseUnavailable, is_passing, sqlstate
 from worker.store import dispatch
 
@@ -59,9 +60,19 @@ def _set_log_level(**_: Any) -> None:
     log.logger.setLevel(settings.load().log_level)
 
 
-def _prepare(**_: Any) -> None:
+def _refuse_to_refuse_ours(app: celery.Celery) -> None:
+    """End a worker that would throw away its own sweep's messages, as this Celery, or something in it, makes them."""
+    if fault := messages.fault_of_ours(app, now=clock.now()):
+        _leave(
+            f"Celery {celery.__version__} publishes messages that this worker refuses ({fault}): "
+            "install the version that it was tested with, or take away what adds to them."
+        )
+
+
+def _prepare(sender: Any, **_: Any) -> None:
     """Put the process together before it takes the first message; one sentence and status 2 if it never could."""
     global _here  # noqa: PLW0603  # one per process, as the runtime
+    _refuse_to_refuse_ours(sender.app)
     try:
         trouble = reaching.broker(settings.load().redis())
         if trouble is not None and not trouble.may_pass:

@@ -6,6 +6,9 @@ A record has its fields under one name, so that none can collide with `logging`'
 from __future__ import annotations
 
 import logging
+import time
+
+ERROR_EVERY_S = 3600.0
 
 logger = logging.getLogger("qbo_refresh")
 
@@ -36,3 +39,19 @@ def warning(event: str, **fields: Field) -> None:
 def error(event: str, **fields: Field) -> None:
     """Log what somebody must mend. Sentry makes an issue of it, grouped by the event's name."""
     logger.error(_line(event, fields), extra={"event": event, "fields": fields})
+
+
+class Hourly:
+    """Errors that somebody may cause by the thousand: for each kind one an hour, and warnings between."""
+
+    def __init__(self) -> None:
+        self._told_at: dict[str, float] = {}
+
+    def error(self, event: str, *, kind: str = "", **fields: Field) -> None:
+        """Log it as an error if this process has not done so within the hour, else as a warning."""
+        now = time.monotonic()
+        told_at = self._told_at.get(kind)
+        is_news = told_at is None or now - told_at >= ERROR_EVERY_S
+        if is_news:
+            self._told_at[kind] = now
+        (error if is_news else warning)(event, **fields)

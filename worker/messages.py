@@ -9,26 +9,34 @@ could do all that.
 from __future__ import annotations
 
 import base64
+import bz2
+import lzma
 import threading
 import zlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from celery.app.task import Context
-from kombu.utils.json import loads
+from kombu import Connection
+from kombu.utils.json import dumps, loads
 
 from worker import queues
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from celery import Celery
+
 # Redis gives an unacknowledged message to somebody else after it; so a message may not wait in a worker for longer.
 VISIBLE_AFTER = timedelta(hours=1)
 
 _ID_LENGTH = 255
 _LARGEST_INFLATED = 1 << 16
-# What JSON, and kombu's own types in it, can raise over bytes from outside.
-_UNREADABLE = (zlib.error, ValueError, TypeError, ArithmeticError, AttributeError, LookupError, RecursionError)
+_LZMA_MEMORY = 1 << 25  # its default needs 9 MiB
+# What decompression, JSON, and kombu's own types in it, can raise over bytes from outside.
+_UNREADABLE = (
+    *(zlib.error, lzma.LZMAError, OSError, EOFError),
+    *(ValueError, TypeError, ArithmeticError, AttributeError, LookupError, RecursionError),
+)
 
 
 def fault(raw: bytes, *, now: datetime) -> str | None:
@@ -57,38 +65,49 @@ def fault(raw: bytes, *, now: datetime) -> str | None:
                 return "unknown_task"
             if not task_id or not _is_text(task_id):
                 return "id"
-            return _fault_of_headers(headers, now) or _fault_of_body(body, is_gzip="compression" in headers)
+            return _fault_of_headers(headers, now) or _fault_of_body(body, headers.get("compression"))
     return "shape"
+
+
+def fault_of_ours(app: Celery, *, now: datetime) -> str | None:
+    """Return what `fault` says of a message that this process itself publishes, as this Celery makes it."""
+    with Connection("memory://") as connection:
+        app.send_task(
+            queues.REFRESH_DUE, args=[1], queue=queues.SWEEP, connection=connection, ignore_result=True, retry=False
+        )
+        channel: Any = connection.default_channel
+        return fault(dumps(channel._get(queues.SWEEP)).encode(), now=now)  # noqa: SLF001  # as it lies in a queue
 
 
 def _fault_of_headers(headers: dict[str, Any], now: datetime) -> str | None:
     for name, value in headers.items():
-        may_be = _MAY_BE.get(name, _is_anything)
-        if name in _CELERYS_OWN or not (value is None or may_be(value)):
+        if name in _METHODS or not (value is None or _MAY_BE.get(name, _is_anything)(value)):
             return "calls" if name in _CALLS else "header"
     return None if _is_near(headers.get("eta"), now) else "eta"
 
 
-def _fault_of_body(body: str, *, is_gzip: bool) -> str | None:
+def _fault_of_body(body: str, compression: str | None) -> str | None:
     try:
         encoded = base64.b64decode(body, validate=True)
-        content = loads(_inflated(encoded) if is_gzip else encoded)
+        content = loads(encoded if compression is None else _inflated(encoded, compression))
     except _UNREADABLE:
         return "body"
     match content:
         case [list(), dict(), None]:
             return None
         case [list(), dict(), dict(embedded)]:
-            if not embedded.keys() <= _CALLS:
-                return "body"
-            return "calls" if any(embedded.values()) else None
+            if any(map(embedded.get, _CALLS)):
+                return "calls"
+            # Celery has each replace what its request has of that name, with whatever value.
+            return "body" if any(embedded.values()) or embedded.keys() & _METHODS else None
     return "body"
 
 
-def _inflated(deflated: bytes) -> bytes:
-    inflater = zlib.decompressobj()
-    inflated = inflater.decompress(deflated, _LARGEST_INFLATED)
-    if not inflater.eof:
+def _inflated(deflated: bytes, compression: str) -> bytes:
+    inflater = _INFLATERS[compression]()
+    inflated: bytes = inflater.decompress(deflated, _LARGEST_INFLATED)
+    # What comes behind the end, kombu would go on with for two of these.
+    if not inflater.eof or inflater.unused_data:
         raise ValueError("cut, or larger than any message of ours")
     return inflated
 
@@ -144,6 +163,10 @@ def _is_empty(value: object) -> bool:
     return value in ([], {})
 
 
+def _is_nothing(value: object) -> bool:
+    return not value
+
+
 _YEARS = range(1970, 9000)  # within which no zone leads out of what a date can be
 # What a publisher of Celery's protocol 2 puts there, besides `task` and `id`; anything may be null.
 _MAY_BE: dict[str, Callable[[object], bool]] = {
@@ -164,9 +187,21 @@ _MAY_BE: dict[str, Callable[[object], bool]] = {
     "stamped_headers": _is_empty,
     "stamps": _is_empty,
     "headers": _is_object,  # Sentry's and others' workaround for celery#4875
-    # kombu undoes it without asking how much it becomes, so that here only what a host may have set for all its tasks.
-    "compression": lambda value: value == "application/x-gzip",
+    "compression": lambda value: isinstance(value, str) and value in _INFLATERS,
+}
+# kombu undoes it without asking how much it becomes. Those that each Python has; a host may have set one for all tasks.
+_INFLATERS: dict[str, Callable[[], Any]] = {
+    "application/x-gzip": zlib.decompressobj,
+    "application/x-bz2": bz2.BZ2Decompressor,
+    "application/x-lzma": lambda: lzma.LZMADecompressor(memlimit=_LZMA_MEMORY),
 }
 _CALLS = frozenset({"callbacks", "errbacks", "chain", "chord"})
-# Headers become attributes of Celery's request: those of no publisher would replace its own, and its methods.
-_CELERYS_OWN = frozenset(dir(Context)) - _MAY_BE.keys() - {"id"}
+# Headers become attributes of Celery's request (`celery.app.task.Context`) and replace its methods, even with null, and
+# what it knows of itself. A list that is made, of all that it has, would refuse what another version publishes. Not
+# here: `correlation_id`, `delivery_info`, …, which Celery itself replaces, or asks nobody for.
+_METHODS = frozenset(
+    {"as_execution_options", "clear", "get", "update", "_filter_x_death_headers", "_get_custom_headers"}
+)
+_MAY_BE |= dict.fromkeys(
+    (*_CALLS, "is_eager", "called_directly", "_protected", "_children", "taskset", "utc"), _is_nothing
+)

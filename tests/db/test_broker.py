@@ -11,7 +11,8 @@ from kombu import Connection, Consumer, Message, Queue
 from kombu.asynchronous import Hub
 from redis.exceptions import ConnectionError as ConnectionLost
 
-from worker import broker
+from tests.support.proxy import FaultProxy
+from worker import broker, queues
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,10 +73,10 @@ def taken(channel: Any, valkey: redis.Redis) -> Iterator[list[Message]]:  # noqa
         yield messages
 
 
-def _publish(channel: Any, *texts: str) -> None:
+def _publish(channel: Any, *texts: str, task: str = queues.REFRESH_DUE) -> None:
     with channel.connection.client.Producer() as producer:
         for text in texts:
-            producer.publish(text, routing_key=QUEUE)
+            producer.publish(text, routing_key=QUEUE, headers={"task": task})
 
 
 def _turn(hub: Hub, until: Callable[[], bool]) -> None:
@@ -117,6 +118,19 @@ def test_an_acknowledgement_waits_for_no_message(
     assert valkey.zcard("unacked_index") == 0
 
 
+@pytest.mark.parametrize("task", sorted(queues.TASKS - {queues.REFRESH_DUE, queues.REFRESH_CONNECTION}))
+def test_what_must_not_come_again_is_acknowledged_at_once_with_what_waits(
+    channel: Any, taken: list[Message], hub: Hub, valkey: redis.Redis, task: str
+) -> None:
+    _publish(channel, "waits", task=queues.REFRESH_CONNECTION)
+    _publish(channel, "does not", task=task)
+    _turn(hub, lambda: len(taken) == 2)
+    taken[0].ack()
+    assert valkey.hlen("unacked") == 2
+    taken[1].ack()
+    assert (valkey.hlen("unacked"), valkey.zcard("unacked_index")) == (0, 0)
+
+
 def test_a_channel_that_closes_acknowledges_what_is_done_and_gives_the_rest_back(
     channel: Any, taken: list[Message], hub: Hub, valkey: redis.Redis
 ) -> None:
@@ -137,6 +151,41 @@ def test_without_an_event_loop_a_message_is_acknowledged_at_once(
     assert valkey.hlen("unacked") == 0
 
 
+@pytest.fixture
+def tasks_taken(channel: Any, valkey: redis.Redis) -> Iterator[list[Message]]:
+    """Return a list that messages are put into as they are taken from two queues of the worker's."""
+    valkey.delete(*queues.ALL)
+    messages: list[Message] = []
+    both = [Queue(name, channel=channel) for name in (queues.ADHOC, queues.SWEEP)]
+    with Consumer(channel, both, on_message=messages.append, prefetch_count=0):
+        yield messages
+    valkey.delete(*queues.ALL)
+
+
+@pytest.mark.parametrize("flooded", [queues.ADHOC, queues.SWEEP])
+def test_refused_messages_do_not_hold_up_another_queue(
+    channel: Any, tasks_taken: list[Message], hub: Hub, valkey: redis.Redis, flooded: str
+) -> None:
+    # kombu asks its queues in an order of its own at first: without the rotation one of the two fails.
+    other = queues.SWEEP if flooded == queues.ADHOC else queues.ADHOC
+    valkey.lpush(flooded, *["no message"] * 20)
+    with channel.connection.client.Producer() as producer:
+        headers = {"task": queues.REFRESH_DUE, "id": "1"}
+        producer.publish([[1], {}, {}], serializer="json", routing_key=other, headers=headers)
+    _turn(hub, lambda: len(tasks_taken) == 1)
+    assert valkey.llen(flooded) > 10
+
+
+def test_refused_messages_are_one_error_for_each_reason(
+    tasks_taken: list[Message], hub: Hub, valkey: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    valkey.lpush(queues.ADHOC, *['"no message"', "{}"] * 3)
+    _turn(hub, lambda: valkey.llen(queues.ADHOC) == 0)
+    _turn(hub, lambda: len(caplog.records) == 6)
+    assert [record.levelname for record in caplog.records] == ["ERROR", *["WARNING"] * 5]
+    assert tasks_taken == []
+
+
 def test_a_message_of_a_channel_that_is_gone_cannot_be_acknowledged(
     channel: Any, taken: list[Message], hub: Hub
 ) -> None:
@@ -145,3 +194,34 @@ def test_a_message_of_a_channel_that_is_gone_cannot_be_acknowledged(
     channel.connection.client.close()
     with pytest.raises(ConnectionLost, match="closed meanwhile"):
         taken[0].ack()
+
+
+@pytest.fixture
+def way(session_servers: Servers) -> Iterator[FaultProxy]:
+    with FaultProxy(session_servers.redis_url) as proxy:
+        yield proxy
+
+
+def test_acknowledgements_that_a_lost_connection_did_not_bring_are_brought_when_the_channel_closes(
+    way: FaultProxy, valkey: redis.Redis
+) -> None:
+    with Connection(way.url, transport=broker.Transport) as connection:
+        channel: Any = connection.default_channel
+        hub = Hub()
+        connection.register_with_event_loop(hub)
+        taken: list[Message] = []
+        with Consumer(channel, [Queue(QUEUE, channel=channel)], on_message=taken.append, prefetch_count=0):
+            _publish(channel, "done", "rejected")
+            _turn(hub, lambda: len(taken) == 2)
+            taken[0].ack()
+            way.refuse()
+            way.cut("reset")
+            with pytest.raises(ConnectionLost):
+                channel.qos.append(taken[0], "another")
+            taken[1].reject()
+            assert valkey.hlen("unacked") == 2
+            way.heal()
+            channel.close()
+        hub.close()
+        channel._disconnect_pools()  # noqa: SLF001  # as above
+    assert (valkey.hlen("unacked"), valkey.zcard("unacked_index"), valkey.llen(QUEUE)) == (0, 0, 0)

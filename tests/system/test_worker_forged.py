@@ -120,9 +120,9 @@ HEADERS: list[tuple[str, object]] = [
     ("stamped_headers", 5),
     ("stamps", {"a": 1}),
     ("ignore_result", "x"),
-    ("compression", "application/x-bz2"),
+    ("compression", "application/zstd"),
     ("get", 5),
-    ("delivery_info", 5),
+    ("update", None),
     ("is_eager", True),
 ]
 OTHER_HEADERS: list[tuple[str, object, str]] = [
@@ -231,7 +231,11 @@ def served(app: Celery, fleet: Fleet, valkey: redis.Redis) -> bool:
         compression="gzip",
         reply_to="elsewhere",
         group_id=str(uuid4()),
-        headers={"traceparent": "00-1-2-01", "headers": {"sentry-trace": "1-2-1"}},
+        headers={
+            "traceparent": "00-1-2-01",
+            "headers": {"sentry-trace": "1-2-1"},
+            **dict.fromkeys(("correlation_id", "hostname", "args", "kwargs", "properties", "delivery_info"), 5),
+        },
     )
     refreshed = answer.get(timeout=PATIENCE_S)["outcome"] == "refreshed"
     return refreshed and fleet.holds_the_live_token(connected) and not valkey.exists("elsewhere")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -46,6 +47,13 @@ def test_a_worker_on_a_database_without_tables_ends_with_status_2_and_one_senten
     worker = programs.worker(variables={"DATABASE_URL": with_database(environment["DATABASE_URL"], "postgres")})
     assert worker.exit_code() == 2, worker.output()
     assert "run `qbo-refresh migrate`" in worker.output()
+    assert "Traceback" not in worker.output()
+
+
+def test_a_worker_that_would_refuse_its_own_messages_ends_with_status_2_and_one_sentence(programs: Programs) -> None:
+    worker = programs.start("worker", "-P", "threads", app="tests.support.added_to")
+    assert worker.exit_code() == 2, worker.output()
+    assert re.search(r"(?m)^Celery \S+ publishes messages that this worker refuses \(calls\): ", worker.output())
     assert "Traceback" not in worker.output()
 
 

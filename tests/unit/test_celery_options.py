@@ -10,7 +10,7 @@ import beat_schedule
 from qbo_refresh import sealing
 from qbo_refresh.event_message import EventMessage
 from qbo_refresh.secret import Secret
-from worker import arguments, queues
+from worker import arguments, clock, messages, queues
 from worker import settings as worker_settings
 from worker.settings import EventTarget
 
@@ -141,6 +141,10 @@ def test_every_task_is_one_that_messages_may_call_and_every_argument_is_looked_a
         assert arguments.fault(taken, [], good) is None, name
         for each in good:
             assert str(arguments.fault(taken, [], good | {each: object()})).startswith(f"{each} must be"), name
+
+
+def test_a_worker_takes_its_own_messages(app: Celery) -> None:
+    assert messages.fault_of_ours(app, now=clock.now()) is None
 
 
 def test_an_event_that_is_sent_twice_is_the_same_task_twice_and_shows_no_arguments(tasks: dict[str, Any]) -> None:
