@@ -9,8 +9,6 @@ could do all that.
 from __future__ import annotations
 
 import base64
-import bz2
-import lzma
 import threading
 import zlib
 from datetime import UTC, datetime, timedelta
@@ -31,10 +29,9 @@ VISIBLE_AFTER = timedelta(hours=1)
 
 _ID_LENGTH = 255
 _LARGEST_INFLATED = 1 << 16
-_LZMA_MEMORY = 1 << 25  # its default needs 9 MiB
 # What decompression, JSON, and kombu's own types in it, can raise over bytes from outside.
 _UNREADABLE = (
-    *(zlib.error, lzma.LZMAError, OSError, EOFError),
+    *(zlib.error, OSError, EOFError, ImportError),
     *(ValueError, TypeError, ArithmeticError, AttributeError, LookupError, RecursionError),
 )
 
@@ -106,7 +103,7 @@ def _fault_of_body(body: str, compression: str | None) -> str | None:
 def _inflated(deflated: bytes, compression: str) -> bytes:
     inflater = _INFLATERS[compression]()
     inflated: bytes = inflater.decompress(deflated, _LARGEST_INFLATED)
-    # What comes behind the end, kombu would go on with for two of these.
+    # What comes behind the end, kombu would go on with.
     if not inflater.eof or inflater.unused_data:
         raise ValueError("cut, or larger than any message of ours")
     return inflated
@@ -189,11 +186,18 @@ _MAY_BE: dict[str, Callable[[object], bool]] = {
     "headers": _is_object,  # Sentry's and others' workaround for celery#4875
     "compression": lambda value: isinstance(value, str) and value in _INFLATERS,
 }
-# kombu undoes it without asking how much it becomes. Those that each Python has; a host may have set one for all tasks.
+
+
+def _bz2() -> Any:
+    import bz2  # noqa: PLC0415  # a Python may be built without it
+
+    return bz2.BZ2Decompressor()
+
+
+# kombu undoes it without asking how much it becomes. A host may have set one for all of its tasks.
 _INFLATERS: dict[str, Callable[[], Any]] = {
     "application/x-gzip": zlib.decompressobj,
-    "application/x-bz2": bz2.BZ2Decompressor,
-    "application/x-lzma": lambda: lzma.LZMADecompressor(memlimit=_LZMA_MEMORY),
+    "application/x-bz2": _bz2,
 }
 _CALLS = frozenset({"callbacks", "errbacks", "chain", "chord"})
 # Headers become attributes of Celery's request (`celery.app.task.Context`) and replace its methods, even with null, and
