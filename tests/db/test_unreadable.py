@@ -137,9 +137,10 @@ def untellable(fleet: Fleet) -> Iterator[None]:
 
 @pytest.mark.usefixtures("untellable")
 def test_what_cannot_be_told_changes_no_outcome(
-    fleet: Fleet, keyless: Runtime, caplog: pytest.LogCaptureFixture
+    fleet: Fleet, start_worker: Callable[..., Runtime], caplog: pytest.LogCaptureFixture
 ) -> None:
     # Seen to fail when it was raised: a disconnect that had ended the connection answered "database_unavailable".
+    keyless = start_worker(TOKEN_KEYS=f"another:{sealing.new_key()}", LEASE_SECONDS="12")  # it waits for a second
     refreshed, ended = fleet.connect(2)
     assert refresh(keyless.refresher, refreshed.id, trigger=Trigger.SWEEP).outcome is Outcome.UNREADABLE
     done = disconnect(keyless.ender, ended.id)
