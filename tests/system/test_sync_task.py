@@ -187,14 +187,21 @@ def test_a_chain_that_ends_early_in_a_chord_does_not_keep_the_others_waiting(
         return kind([task("sync_anyway", healthy.id), task("sync_anyway", healthy.id)], *after, app=host.app)
 
     # Seen to fail, waiting for ever: the chord of a last link that is a chord or a group stands further in.
-    ends = [task("sync", healthy.id), many(chord, total()), many(chord, many(chord, total())), many(group)]
+    two = chain(task("sync_anyway", healthy.id), task("sync_anyway", healthy.id), app=host.app)
+    ends = [
+        task("sync", healthy.id),
+        many(chord, total()),
+        many(chord, many(chord, total())),
+        many(group),
+        group([two, task("sync_anyway", healthy.id)], app=host.app),
+    ]
     runs = []
     for end in ends:
         ends_early = chain(task("sync", paused.id), task("sync_anyway", healthy.id), end, app=host.app)
         runs.append(chord([ends_early, task("sync", healthy.id)], app=host.app)(total()))
     found = [run.get(timeout=PATIENCE_S) for run in runs]
-    assert found == [[None, "version 2"]] * 3 + [[[None, None], "version 2"]]
-    assert missed(fleet, paused) == 4
+    assert found == [[None, "version 2"]] * 3 + [[[None, None], "version 2"]] * 2
+    assert missed(fleet, paused) == 5
     assert f"anyway {healthy.id}" not in host.notes()
 
 
