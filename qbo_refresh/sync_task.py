@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -16,7 +17,7 @@ from qbo_refresh import access, other_side
 from qbo_refresh.errors import ConfigurationError, QboRefreshError, SyncPaused, TemporarilyUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 IGNORED = "IGNORED"  # Celery's own word for the state
 
@@ -32,7 +33,7 @@ class SyncTask(Task):  # type: ignore[type-arg]  # generic in the stubs alone
     are ignored in Celery's sense (no failure, nothing after it in a chain), have the state IGNORED in Flower and in the
     result backend, and are counted, so that `sync.resumed` can say how many runs were missed. In a chord, where an
     ignored member would keep the others waiting for ever, such a run succeeds with the result None; so does a chain
-    that is a member and ends before its last run.
+    that is a member and ends before its last run, or each run of the group that it ends with.
 
     Attributes:
         connection_arg: Which argument is the connection: our id, `external:…` or `realm:…`.
@@ -111,11 +112,11 @@ class SyncTask(Task):  # type: ignore[type-arg]  # generic in the stubs alone
     def _answer_for_its_chain(self) -> None:
         """Have a chord go on whose member is the chain that ends here: it waits for the last link, which never runs."""
         links: Sequence[Any] = self.request.chain or ()
-        for link in links:
-            options = link["options"]
+        for last in itertools.chain.from_iterable(map(_ends, links)):
+            options = last["options"]
             if "chord" in options:
-                last = Context(link, **options, id=options["task_id"], group=options["group_id"])
-                self.backend.mark_as_done(options["task_id"], None, last)
+                request = Context(last, **options, id=options["task_id"], group=options["group_id"])
+                self.backend.mark_as_done(options["task_id"], None, request)
 
     def _show_ignored(self, reason: str) -> None:
         """Have Flower and the result backend show the state: Celery itself leaves an ignored run at STARTED."""
@@ -126,3 +127,17 @@ class SyncTask(Task):  # type: ignore[type-arg]  # generic in the stubs alone
                 self.send_event("task-ignored", retry=False, reason=reason, result=reason)
         if not (self.ignore_result or self.request.ignore_result or self.request.chord):
             self.update_state(state=IGNORED, meta={"reason": reason})
+
+
+def _ends(link: Any) -> Iterator[Any]:
+    """Yield the tasks that a link ends with: a chord around it waits for a chord's body, and for each of a group."""
+    match link["subtask_type"]:
+        case "chord":
+            yield from _ends(link["kwargs"]["body"])
+        case "group":
+            for member in link["kwargs"]["tasks"]:
+                yield from _ends(member)
+        case "chain":
+            yield from _ends(link["kwargs"]["tasks"][-1])
+        case _:
+            yield link

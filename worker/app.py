@@ -44,7 +44,8 @@ def make(config: settings.Settings) -> Celery:
         accept_content=["json"],
         task_serializer="json",
         result_serializer="json",
-        # The row decides and the message is a hint: redelivery costs one statement.
+        # The row decides and the message is a hint: redelivery costs one statement, or one more refresh if the caller's
+        # max_age is over by then, as after the visibility timeout it is.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,

@@ -229,7 +229,7 @@ class Store(Protocol):
         """Count a refusal of our keys; with enough of them the secret is blocked."""
 
     def report_unreadable(self, of: OfApp, error: Unsealable, *, connection_id: int | None) -> None:
-        """Tell operators, once for each app and key, that something does not open."""
+        """Tell operators, once for each app and key, that something does not open. Changes no outcome: never raises."""
 
     def report_second_writer(self, claim: Claim) -> None:
         """Tell operators, once, that the row holds a token that no attempt of ours wrote."""

@@ -15,13 +15,14 @@ import redis
 from qbo_refresh import sealing
 from qbo_refresh.sealing import Keyring
 from qbo_refresh.secret import Secret
-from qbo_refresh.status import Outcome
+from qbo_refresh.status import Ending, Outcome
 from worker.attempt import Trigger
+from worker.ending import disconnect
 from worker.refresh import refresh
 from worker.store import unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.support.attempts import Attempts
     from tests.support.commands import Run
@@ -118,6 +119,35 @@ def test_entries_in_the_escrow_that_are_none_are_an_error_once_an_hour(
         assert refresh(refresher, each.id, trigger=Trigger.SWEEP).outcome is Outcome.REFRESHED
     levels = [record.levelname for record in caplog.records if "escrow.entry_unreadable" in record.getMessage()]
     assert levels == ["ERROR", *["WARNING"] * 4]
+
+
+@pytest.fixture
+def untellable(fleet: Fleet) -> Iterator[None]:
+    """Have PostgreSQL take everything but what is told of values that do not open."""
+    fleet.db.execute(
+        "CREATE FUNCTION qbo.refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'away' USING ERRCODE = 'cannot_connect_now'; END $$"
+    )
+    fleet.db.execute(
+        "CREATE TRIGGER refuse BEFORE INSERT ON qbo.unreadable_keys FOR EACH ROW EXECUTE FUNCTION qbo.refuse()"
+    )
+    yield
+    fleet.db.execute("DROP FUNCTION qbo.refuse CASCADE")
+
+
+@pytest.mark.usefixtures("untellable")
+def test_what_cannot_be_told_changes_no_outcome(
+    fleet: Fleet, start_worker: Callable[..., Runtime], caplog: pytest.LogCaptureFixture
+) -> None:
+    # Seen to fail when it was raised: a disconnect that had ended the connection answered "database_unavailable".
+    keyless = start_worker(TOKEN_KEYS=f"another:{sealing.new_key()}", LEASE_SECONDS="12")  # it waits for a second
+    refreshed, ended = fleet.connect(2)
+    assert refresh(keyless.refresher, refreshed.id, trigger=Trigger.SWEEP).outcome is Outcome.UNREADABLE
+    done = disconnect(keyless.ender, ended.id)
+    assert (done.outcome, done.revoked) == (Ending.DISCONNECTED, False)
+    assert (told(fleet), fleet.events(ended.id)) == ([], ["connection.disconnected", "sync.paused"])
+    untold = [record.levelname for record in caplog.records if "row.unreadable_untold" in record.getMessage()]
+    assert untold == ["WARNING"] * 2
 
 
 def test_an_episode_goes_on_while_anything_is_met_and_ends_two_hours_after_the_last(

@@ -18,10 +18,10 @@ from worker.moments import long
 from worker.store import forward
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from worker.settings import Settings
-    from worker.store.forward import Waiting
+    from worker.store.forward import Waiting, Wave
 
 _IN_WORDS = {
     "unreadable": "its blob does not open with the keys in TOKEN_KEYS; `qbo-refresh doctor` tells which are missing",
@@ -57,8 +57,8 @@ def refresh(
 
     One is refreshed in this process, by the same protocol as the workers; exit status 1 if it was not.
 
-    Many are brought forward: the sweeps refresh them from now on, REFRESH_PER_MINUTE and no more, each once. Those that
-    are frozen, pause after a failure, or are not active stay as they are.
+    Many are brought forward: the sweeps refresh them from now on, as many a minute as REFRESH_PER_MINUTE leaves beside
+    what is due anyway, each once. Those that are frozen, pause after a failure, or are not active stay as they are.
     """
     many = label is not None or everything or never_refreshed
     if (connection is not None) == many or (everything and label is not None):
@@ -96,30 +96,32 @@ def _bring_forward(config: Settings, which: Waiting, *, dry_run: bool, yes: bool
     with open_database(config) as db:
         if which.label is not None:
             check_label(db, which.label)
-        number = forward.count(db, which)
+        waves = forward.plan(db, which, per_minute=rate)
+        number = sum(len(wave.ids) for wave in waves)
         if not as_json and not number:
             click.echo("Nothing changed: none of them is planned for later.")
         elif not as_json and not yes:
-            click.echo(f"{counted(number, 'connection')} would be due within {_lasts(number, rate)}.")
+            click.echo(f"{counted(number, 'connection')} would be due within {_lasts(waves)}.")
         if number and not dry_run:
             if not yes:
                 click.confirm("Bring them forward?", abort=True, err=as_json)
-            number = forward.bring(db, which, per_minute=rate, progress=_progress(number))
+                waves = forward.plan(db, which, per_minute=rate)
+            number = forward.bring(db, which, waves, progress=_progress(number))
     if as_json:
-        within_s = round(_within(number, rate).total_seconds())
+        within_s = round(_within(waves).total_seconds())
         print_json({"connections": number, "within_seconds": within_s, "dry_run": dry_run})
     elif number and not dry_run:
         are = "connection is" if number == 1 else "connections are"
-        click.echo(f"{number:,} {are} due within {_lasts(number, rate)} now: the sweeps refresh {rate:,} a minute.")
+        click.echo(f"{number:,} {are} due within {_lasts(waves)} now: the sweeps refresh {rate:,} a minute.")
 
 
-def _within(number: int, rate: int) -> timedelta:
-    """Return how long the sweeps take for so many, in whole minutes."""
-    return timedelta(minutes=-(-number // rate))
+def _within(waves: Sequence[Wave]) -> timedelta:
+    """Return how long the sweeps take for them, beside what is due anyway."""
+    return timedelta(minutes=waves[-1].minute + 1 if waves else 0)
 
 
-def _lasts(number: int, rate: int) -> str:
-    within = _within(number, rate)
+def _lasts(waves: Sequence[Wave]) -> str:
+    within = _within(waves)
     return "1 min" if within == timedelta(minutes=1) else long(within)
 
 

@@ -164,6 +164,7 @@ def _candidates(candidates: Iterable[Candidate]) -> Iterator[Entry]:
         yield Entry(each.received_at, f"A token that may be the live one was kept, {source}: {state}.")
 
 
+# ROW_UNREADABLE is of no connection since migration 0003: its words are for events that were written before.
 _EVENTS = {
     Event.NEEDS_REAUTH: "the customer must reconnect",
     Event.RECOVERED: "the connection works again",

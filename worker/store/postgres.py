@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from worker import clock
+from worker import clock, log
+from worker.database import DatabaseUnavailable
 from worker.store import apps, candidates, claims, outcomes, unreadable, writers
 
 if TYPE_CHECKING:
@@ -112,10 +113,13 @@ class PostgresStore:
         )
 
     def report_unreadable(self, of: OfApp, error: Unsealable, *, connection_id: int | None) -> None:
-        """See `worker.store.unreadable.meet`."""
-        self._db.patiently(
-            lambda: unreadable.meet(self._db, of, error, connection_id=connection_id), patience=self._pace.slack
-        )
+        """See `worker.store.unreadable.meet`. What cannot be told now is told when it is met again."""
+        try:
+            self._db.patiently(
+                lambda: unreadable.meet(self._db, of, error, connection_id=connection_id), patience=self._pace.slack
+            )
+        except DatabaseUnavailable:
+            log.warning("row.unreadable_untold", app_id=of.app_id, key_missing=error.key_missing)
 
     def report_second_writer(self, claim: Claim) -> None:
         """See `worker.store.writers.report`."""

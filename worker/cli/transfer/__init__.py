@@ -120,7 +120,8 @@ def export(
     moving to a database with the same TOKEN_KEYS; it carries no access tokens.
 
     A connection with an attempt under way or in doubt is waited for, then left out and not frozen. Exit status 1 if one
-    was left out; export those again later, by name.
+    was left out; export those again later, by name. `import` refuses a realm id that is not made of digits: Intuit's
+    are, but a connection that was made by a consent has the id that Intuit said, whatever it is.
     """
     if not (freeze or sealed):
         raise click.UsageError("Say --freeze (tokens in clear, no longer refreshed here) or --sealed.")
