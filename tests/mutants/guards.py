@@ -7,7 +7,7 @@ candidates and verdicts, and all of them together.
 
 from __future__ import annotations
 
-from tests.mutants import claiming, consenting, saving, sending
+from tests.mutants import claiming, consenting, outside, saving, sending
 from tests.mutants.guard import Guard, corners
 
 _OUTCOMES = "worker/store/outcomes.py"
@@ -16,7 +16,6 @@ _KEEPING = "worker/refresh/keeping.py"
 _UNDER_WAY = "worker/refresh/under_way.py"
 _ANSWERS = "worker/policy/answers.py"
 _VERDICTS = "worker/policy/verdicts.py"
-_FORGED = "tests/system/test_worker_forged.py"
 
 
 def _guards(*names: str) -> tuple[str, ...]:
@@ -310,43 +309,11 @@ _VERDICT = (
     ),
 )
 
-# What would end workers, or drown operators.
-_OUTSIDE = (
-    Guard(
-        "messages: one that Celery would stumble over does not get to it",
-        "worker/broker.py",
-        "(fault := messages.fault(answer[1], now=clock.now()))",
-        "(fault := None)",
-        (f"{_FORGED}::test_a_message_that_celery_would_stumble_over_is_refused_in_a_line_and_changes_nothing",),
-    ),
-    Guard(
-        "messages: a call with arguments that the task does not take is a line",
-        "worker/arguments.py",
-        "        if wrong is not None:\n",
-        "        if False:\n",
-        (f"{_FORGED}::test_a_call_with_arguments_that_a_task_does_not_take_fails_in_a_line_and_changes_nothing",),
-    ),
-    Guard(
-        "messages: an acknowledgement waits for no message to go along with",
-        "worker/broker.py",
-        "            channel.qos.acknowledge_old()\n",
-        "            pass\n",
-        ("tests/db/test_broker.py::test_an_acknowledgement_waits_for_no_message",),
-    ),
-    Guard(
-        "unreadable: a lost key is told once, and not for each row",
-        "worker/store/unreadable.py",
-        "        if row is None or not row.is_new:\n",
-        "        if row is None:\n",
-        ("tests/db/test_unreadable.py",),
-    ),
-)
-
 GUARDS: tuple[Guard, ...] = (
     *saving.GUARDS,
     *claiming.GUARDS,
     *sending.GUARDS,
     *_VERDICT,
     *consenting.GUARDS,
-    *_OUTSIDE,
+    *outside.GUARDS,
 )
