@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -55,6 +55,11 @@ def another_app(redis_url: str) -> Iterator[Celery]:
     """Give a Celery app that shares the broker and the result backend, and knows nothing of ours but names."""
     with Celery("another", broker=redis_url, backend=redis_url, set_as_current=False) as app:
         yield app
+        backend: Any = app.backend
+        backend.result_consumer.stop()
+        # A result of a chain, which goes with the garbage some time later, would connect anew to be told no more.
+        backend.result_consumer._pubsub = None  # noqa: SLF001
+        backend.client.connection_pool.disconnect()
 
 
 @pytest.fixture
