@@ -15,7 +15,14 @@ def main() -> None:
         if error.name is None or error.name.partition(".")[0] in _OURS:
             raise
         sys.exit(_not_installed(error.name))
+    except KeyboardInterrupt:  # loading takes half a second
+        sys.exit(_stopped())
     cli.main()
+
+
+def _stopped() -> int:
+    print("Stopped.", file=sys.stderr)
+    return 130
 
 
 def _not_installed(name: str) -> int:

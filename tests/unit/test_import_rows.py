@@ -74,7 +74,7 @@ def test_without_realm_or_token_there_is_no_row(missing: str) -> None:
             {"refresh_expires_at": "0001-01-01T00:00:00+14:00"},
             "refresh_expires_at is not between the years 2000 and 2199",
         ),
-        ({"token_obtained_at": "2026-03-01T12:06:00Z"}, "token_obtained_at is in the future: is its zone right"),
+        ({"token_obtained_at": "2026-03-01T12:06:00Z"}, "token_obtained_at is in the future: its zone may be wrong"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_with_its_reason(values: dict[str, str], reason: str) -> None:

@@ -87,6 +87,8 @@ def _refresh_one(connection: str, *, max_age: int, as_json: bool) -> int:
         because = f" ({_IN_WORDS.get(result.reason, result.reason)})" if result.reason else ""
         rotated = {True: ", a new refresh token", False: ", the same refresh token", None: ""}[result.rotated]
         click.echo(f"Connection {connection_id}: {result.outcome}{because}{rotated}.")
+        if result.outcome is Outcome.SKIPPED:  # its reason may be that of an attempt before, after which it rests
+            click.echo(f"`qbo-refresh explain {connection_id}` tells more, and when it goes on.")
     fresh = result.outcome is Outcome.SKIPPED and result.reason == "fresh"
     return 0 if result.outcome is Outcome.REFRESHED or fresh else 1
 

@@ -86,7 +86,7 @@ def understand(values: Mapping[str, str], line: int, *, apps: AppIds, now: datet
                 reasons += error.reasons
     obtained, access_expires_at = times["token_obtained_at"], times["access_expires_at"]
     if obtained is not None and obtained > now + CLOCKS_DIFFER_BY:
-        reasons.append("token_obtained_at is in the future: is its zone right")
+        reasons.append("token_obtained_at is in the future: its zone may be wrong")
     try:
         key = _app(values.get("environment"), values.get("client_id"), apps)
     except BadLine as error:
