@@ -142,11 +142,18 @@ class Plan:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-def make(*, seed: int, minutes: float, connections: int = CONNECTIONS, workers: int = WORKERS) -> Plan:
+def make(
+    *,
+    seed: int,
+    minutes: float,
+    connections: int = CONNECTIONS,
+    workers: int = WORKERS,
+    kills_a_minute: float = _KILLS_A_MINUTE,
+) -> Plan:
     """Return the plan of this seed and duration."""
     lasts_s = minutes * 60
     lanes = (
-        _processes(_random(seed, "processes"), lasts_s, workers),
+        _processes(_random(seed, "processes"), lasts_s, workers, kills_a_minute),
         _lines(_random(seed, "lines"), lasts_s),
         _aimed(_random(seed, "aimed"), lasts_s),
         _servers(_random(seed, "servers"), lasts_s),
@@ -169,11 +176,11 @@ def _moments(by: random.Random, lasts_s: float, a_minute: float, *, first_s: flo
     return (round(first_s + share * (number + by.random()), 3) for number in range(count))
 
 
-def _processes(by: random.Random, lasts_s: float, workers: int) -> Iterator[Step]:
+def _processes(by: random.Random, lasts_s: float, workers: int, kills_a_minute: float) -> Iterator[Step]:
     """Freeze and kill. A frozen worker is left alone until it goes on or, one time in eight, is killed frozen."""
     free_at = dict.fromkeys(range(workers), 0.0)
     wanted = [(at, Kind.FREEZE) for at in _moments(by, lasts_s, _FREEZES_A_MINUTE)]
-    wanted += [(at, Kind.KILL) for at in _moments(by, lasts_s, _KILLS_A_MINUTE)]
+    wanted += [(at, Kind.KILL) for at in _moments(by, lasts_s, kills_a_minute)]
     for number, (at, kind) in enumerate(sorted(wanted)):
         if number % 40 == 39:
             yield Step(at, Kind.KILL, BEAT)

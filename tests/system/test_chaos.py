@@ -12,10 +12,11 @@ from tests.chaos.run import run
 @pytest.mark.xdist_group("chaos")
 def test_a_minute_of_chaos_loses_nothing_and_accuses_nobody() -> None:
     said: list[str] = []
-    outcome = run(plan.make(seed=3, minutes=1), say=said.append)
+    # Half as many kills: a worker's start is a second and a half of CPU, a fifth of all tests' together otherwise.
+    outcome = run(plan.make(seed=3, minutes=1, kills_a_minute=32), say=said.append)
     numbers = outcome.figures
     assert [(each.promise, each.words) for each in outcome.verdict.violations] == [], outcome.kept
-    assert numbers["kills"] >= 60
+    assert numbers["kills"] >= 30
     assert numbers["freezes_beyond_the_lease"] >= 8
     assert numbers["cuts"] >= 40
     assert numbers["refreshes"] >= numbers["connections"], "everybody once at the end, at least"
