@@ -20,8 +20,8 @@ demo: .venv/.demo ## Run the whole worker on embedded servers against the simula
 example: .venv/.demo ## Run the example host beside the worker: a customer revokes, syncs pause, reconnects (ARGS="--keep")
 	@PYTHONPATH=examples $(BIN)/python -m story $(ARGS)
 
-test: .venv/.dev ## Run all tests, five at a time: many wait for processes
-	@$(BIN)/python -m pytest -n 5 --dist worksteal $(ARGS)
+test: .venv/.dev ## Run all tests, four at a time: many wait for processes
+	@$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 explore: .venv/.dev ## Search every order of attempts and faults for a broken promise (six minutes on two cores)
 	@$(BIN)/python -m tests.explore $(ARGS)

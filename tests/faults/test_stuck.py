@@ -105,7 +105,7 @@ def test_a_claim_that_finds_its_row_locked_gives_up_in_time(
         host.execute("SELECT FROM qbo.connections FOR UPDATE")
         with pytest.raises(DatabaseUnavailable):
             sweep(worker.refresher, connected)
-    assert sweep(worker.refresher, connected).outcome is Outcome.REFRESHED
+    assert sweep(start_worker().refresher, connected).outcome is Outcome.REFRESHED
 
 
 def test_an_escrow_that_says_nothing_costs_a_second_and_not_the_save(

@@ -159,10 +159,12 @@ class FaultProxy:
 
     async def _end(self) -> None:
         self._listener.close()
+        await asyncio.sleep(0.01)  # who has just been accepted is served first: nobody else would close that line
         self._cut_all("reset")
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # what is aborted is closed in the loop's next turn
 
     def _set(self, up: Way, down: Way, *, refusing: bool | None = None) -> None:
         self._ways = {"up": up, "down": down}
