@@ -28,7 +28,7 @@ _refusals = log.Hourly()
 class QoS(redis.QoS):
     """The messages taken and not acknowledged. A refresh's acknowledgement goes along with the next message's note.
 
-    kombu (5.7) makes a trip to Redis for each: 7 % of a refresh's CPU with 100 in flight. One that dies with its process
+    kombu (5.7) makes a trip to Redis for each: 7 % of a refresh's CPU at 100 in flight. One that dies with its process
     or connection is a message that comes again after the visibility timeout, as if that had died a moment earlier.
     """
 
