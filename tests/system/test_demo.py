@@ -27,12 +27,12 @@ def start(directory: Path, *arguments: str, **environment: str) -> subprocess.Po
 
 
 def running_in(directory: Path) -> list[str]:
-    """Return the processes that belong to a demo there, by their environment: sessions of their own hide nothing."""
+    """Return the processes that keep their temporary files there: sessions of their own hide nothing."""
     marker = f"TMPDIR={directory}".encode()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if marker in (process / "environ").read_bytes().split(b"\0"):
+            if any(variable.startswith(marker) for variable in (process / "environ").read_bytes().split(b"\0")):
                 found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:
             continue

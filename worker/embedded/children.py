@@ -15,7 +15,7 @@ from qbo_refresh.errors import QboRefreshError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_PASSED_ON = ("PATH", "TMPDIR", "TZ", "LANG", "LC_ALL")
+_PASSED_ON = ("PATH", "TZ", "LANG", "LC_ALL")
 _COMMAND_WITHIN_S = 60
 _END_WITHIN_S = 6.0
 
@@ -31,17 +31,21 @@ class Children:
         """Take what all children share.
 
         Args:
-            directory: Where they run and where their logs go. No `.env` of the user's is there to be read.
+            directory: Where they run, and where their logs and temporary files go. No `.env` of the user's is there.
             settings: Their environment, beside the little that is passed on of ours.
             watch: Has the process group of that number ended if we cannot.
         """
         self.logs = directory / "logs"
         self.logs.mkdir()
+        # A prefork pool makes a temporary directory, and one that is killed leaves it (billiard.util.get_temp_dir).
+        temporary = directory / "tmp"
+        temporary.mkdir()
         self._directory = directory
         root = str(Path(__file__).resolve().parents[2])
         self._environment = {
             **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
             "HOME": str(directory),
+            "TMPDIR": str(temporary),
             "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
             **settings,
         }
