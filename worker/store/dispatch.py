@@ -43,9 +43,10 @@ def running_for(db: Database) -> timedelta | None:
 _IS_FAR_OFF = "app_id = ANY (%(key_apps)s::int[]) AND NOT frozen AND due_at > now() + %(horizon)s::interval"
 _FAR_OFF = f"SELECT id FROM qbo.connections WHERE {_IS_FAR_OFF} ORDER BY due_at, id LIMIT 1000"  # noqa: S608  # constants
 _RESTS_UNTIL = "CASE WHEN not_before > now() + interval '1 hour' THEN now() + interval '1 hour' ELSE not_before END"
+# By an array: a join may ask again for each row, and skips what it has then changed itself, so that more than those go.
 _LET_GO = f"""
 UPDATE qbo.connections SET next_refresh_at = now(), queued_until = NULL, not_before = {_RESTS_UNTIL}
-WHERE id IN ({_FAR_OFF} FOR UPDATE SKIP LOCKED)
+WHERE id = ANY (ARRAY({_FAR_OFF} FOR UPDATE SKIP LOCKED))
 """  # noqa: S608  # composed of constants
 _END_PAUSES = f"""
 UPDATE qbo.apps a SET throttled_until = NULL WHERE id = ANY (%(key_apps)s::int[]) AND {IS_PAUSED_FOR_EVER.format("a")}
