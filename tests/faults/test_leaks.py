@@ -10,9 +10,9 @@ import re
 import secrets
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,9 +21,9 @@ import psycopg
 import pytest
 import redis
 from celery import Celery
-from celery.events import EventReceiver
 
 from tests.conftest import settings_of
+from tests.support import events
 from tests.support.consents import CalledBack, Consents
 from tests.support.fleet import Connected, Fleet
 from tests.support.leaks import Canaries, EnvelopeSink, command_lines, files_below
@@ -109,18 +109,10 @@ class Scene:
         self.app = Celery("host", broker=config.redis(), backend=config.redis(), set_as_current=False)
         self.events: list[bytes] = []
         self.cli: list[bytes] = []
-        self._over = threading.Event()
-        self._listening = threading.Thread(target=self._listen)
-        self._listening.start()
-
-    def _listen(self) -> None:
-        with self.app.connection_for_read() as connection:
-            receiver = EventReceiver(
-                connection, handlers={"*": lambda event: self.events.append(repr(event).encode())}, app=self.app
-            )
-            while not self._over.is_set():
-                with contextlib.suppress(TimeoutError):
-                    receiver.capture(limit=None, timeout=0.5, wakeup=True)
+        self._listening = ExitStack()
+        self._listening.enter_context(
+            events.heard(self.app, {"*": lambda event: self.events.append(repr(event).encode())})
+        )
 
     def start(self) -> None:
         """Start a worker that can be made to crash, Flower and a beat."""
@@ -269,8 +261,7 @@ class Scene:
 
     def close(self) -> None:
         """End everything."""
-        self._over.set()
-        self._listening.join()
+        self._listening.close()
         self.programs.close()
         self.consents.close()
         self.sink.close()
@@ -364,6 +355,7 @@ def _go_through_everything(scene: Scene) -> tuple[list[Connected], list[CalledBa
     return connected, brought
 
 
+@pytest.mark.timeout(150)
 def test_row_33_no_secret_is_anywhere_and_the_search_finds_what_is_planted_in_each_place(scene: Scene) -> None:
     scene.start()
     connected, brought = _go_through_everything(scene)

@@ -1,18 +1,15 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import secrets
-import threading
 import urllib.error
 import urllib.request
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from celery.events import EventReceiver
-
+from tests.support import events
 from tests.support.hosts import host_variables
 from tests.support.processes import Programs, eventually, wait_until_ready
 from tests.support.roles import HOST, PASSWORD, as_user
@@ -30,30 +27,17 @@ MANY = 300
 
 def test_all_task_events_arrive_although_they_are_sent_in_groups(programs: Programs, another_app: Celery) -> None:
     arrived: Counter[str] = Counter()
-    ended = threading.Event()
 
     def count(event: dict[str, Any]) -> None:
         arrived[event["type"]] += 1
 
-    def listen() -> None:
-        with another_app.connection_for_read() as connection:
-            receiver = EventReceiver(connection, handlers={"*": count}, app=another_app)
-            while not ended.is_set():
-                with contextlib.suppress(TimeoutError):
-                    receiver.capture(limit=None, timeout=1, wakeup=True)
-
     programs.ready_worker(threads=8)
-    listening = threading.Thread(target=listen, daemon=True)
-    listening.start()
-    eventually(lambda: arrived["worker-heartbeat"])
-    for _ in range(MANY):
-        another_app.send_task(REFRESH_DUE, args=[0], queue=SWEEP)
-    expected = {"task-received": MANY, "task-started": MANY, "task-succeeded": MANY}
-    try:
+    with events.heard(another_app, {"*": count}):
+        eventually(lambda: arrived["worker-heartbeat"])
+        for _ in range(MANY):
+            another_app.send_task(REFRESH_DUE, args=[0], queue=SWEEP)
+        expected = {"task-received": MANY, "task-started": MANY, "task-succeeded": MANY}
         eventually(lambda: {kind: n for kind, n in arrived.items() if kind.startswith("task-")} == expected)
-    finally:
-        ended.set()
-        eventually(lambda: not listening.is_alive())
 
 
 def test_flower_shows_workers_and_tasks_by_id_and_no_secret(

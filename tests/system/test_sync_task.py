@@ -6,12 +6,12 @@ import importlib.util
 import os
 import subprocess
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import chain, chord, group
 
+from tests.support import events
 from tests.support.hosts import host_variables
 from tests.support.processes import PATIENCE_S, ROOT, Program, eventually
 from tests.support.roles import HOST, as_user
@@ -112,29 +112,19 @@ def test_a_paused_run_is_skipped_before_the_body_counted_and_shown_as_ignored(
     host = start_host(pool)
     programs.ready_worker()
     seen: list[dict[str, Any]] = []
-    with another_app.connection_for_read() as connection:
-        heard: list[object] = []
-        handlers = {"task-ignored": seen.append, "worker-heartbeat": heard.append}
-        receiver = another_app.events.Receiver(connection, handlers=handlers)
-        listening = threading.Thread(target=_capture, args=(receiver,))
-        listening.start()
-        eventually(lambda: heard)  # what is published before it listens is lost
+    there: list[object] = []
+    with events.heard(another_app, {"task-ignored": seen.append, "worker-heartbeat": there.append}):
+        eventually(lambda: there)  # what is published before it listens is lost
         # Five at once of one connection, and the healthy one's token has to be renewed by the worker first.
         runs = [host.send("host.sync", paused.id) for _ in range(5)]
         assert host.send("host.sync", healthy.id).get(timeout=PATIENCE_S) == "version 2"
         eventually(lambda: missed(fleet, paused) == 5)
         eventually(lambda: {each.state for each in runs} == {"IGNORED"})
         eventually(lambda: len(seen) == 5)
-        receiver.should_stop = True
-        listening.join()
     assert {event["uuid"] for event in seen} == {each.id for each in runs}
     assert {(event["reason"], event["result"]) for event in seen} == {("operator", "operator")}
     assert host.notes() == [f"began {healthy.id}", f"synced {healthy.id}"]
     assert host.program.says(r"ERROR|Traceback") == []
-
-
-def _capture(receiver: Any) -> None:
-    receiver.capture(limit=None, timeout=PATIENCE_S, wakeup=False)
 
 
 @pytest.mark.parametrize("pool", POOLS)
