@@ -20,6 +20,8 @@ demo: .venv/.demo ## Run the whole worker on embedded servers against the simula
 example: .venv/.demo ## Run the example host beside the worker: a customer revokes, syncs pause, reconnects (ARGS="--keep")
 	@PYTHONPATH=examples $(BIN)/python -m story $(ARGS)
 
+# Compiled once, also where the environment says not to: not again in each of the hundreds of processes that tests start.
+test: export PYTHONDONTWRITEBYTECODE =
 test: .venv/.dev ## Run all tests, four at a time: many wait for processes
 	@$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 

@@ -8,6 +8,7 @@ worker would be started with.
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -63,6 +64,26 @@ _TABLES += ["apps", "control", "event_delivery"]
 _EMPTY = ";".join(
     ["SET search_path TO qbo", *(f"DELETE FROM {table}" for table in _TABLES), "INSERT INTO control DEFAULT VALUES"]  # noqa: S608  # constants
 ).encode()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mix tests for two cores, where several processes run them: each takes a part in a row, and then others' ends.
+
+    In the order of their names those that compute come first, and those that wait for processes leave the cores idle at
+    the end. Here what takes longest, which has a timeout of its own, what waits and what computes take turns.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    limits = {item: limit.args[0] for item in items if (limit := item.get_closest_marker("timeout"))}
+    longest = sorted(limits, key=limits.__getitem__, reverse=True)
+    waiting = [item for item in items if item not in limits and item.path.parent.name == "system"]
+    computing = [item for item in items if item not in limits and item.path.parent.name != "system"]
+    turns: dict[pytest.Item, float] = {}
+    for kind in (longest, waiting, computing):
+        first: dict[Path, float] = {}  # a file's tests stay together, with what they share
+        for n, item in enumerate(kind):
+            turns[item] = first.setdefault(item.path, n / len(kind))
+    items.sort(key=turns.__getitem__)
 
 
 def with_database(url: str, name: str) -> str:
@@ -182,7 +203,12 @@ def environment(owner_environment: dict[str, str]) -> dict[str, str]:
 
 def settings_of(environment: dict[str, str]) -> Settings:
     """Return the settings that these variables make, whatever the developer's own environment says."""
-    values: dict[str, Any] = dict(environment)
+    return _settings_of(frozenset(environment.items()))
+
+
+@cache  # 4 ms each, and nearly all tests have the same
+def _settings_of(variables: frozenset[tuple[str, str]]) -> Settings:
+    values: dict[str, Any] = dict(variables)
     return Settings(_env_file=None, **values)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 # What takes a quarter of an hour, a minute and an hour at other times. Everything else runs as it does for users.
-SHORTENED = {"CONFIRM_AFTER_SECONDS": "3", "SWEEP_SECONDS": "1", "SYNC_EVERY_SECONDS": "1"}
+SHORTENED = {"CONFIRM_AFTER_SECONDS": "2", "SWEEP_SECONDS": "1", "SYNC_EVERY_SECONDS": "1"}
 _EXAMPLES = Path(__file__).resolve().parents[1]
 _READY_WITHIN_S = 40.0
 _LOOK_EVERY_S = 0.1

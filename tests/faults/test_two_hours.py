@@ -67,6 +67,7 @@ def assert_adopted(fleet: Fleet, connected: Sequence[Connected]) -> None:
         assert fleet.outcomes(each.id) == [("abandoned", None), ("refreshed", None)]
 
 
+@pytest.mark.timeout(120)
 def test_row_23_tokens_received_before_two_hours_without_postgresql_and_a_deploy_are_adopted_afterwards(
     programs: Programs, fleet: Fleet, postgres: FaultProxy, redis_url: str
 ) -> None:

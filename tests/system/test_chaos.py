@@ -12,8 +12,9 @@ from tests.chaos.run import run
 @pytest.mark.xdist_group("chaos")
 def test_a_minute_of_chaos_loses_nothing_and_accuses_nobody() -> None:
     said: list[str] = []
-    # Half as many kills as in `make chaos`: each is one more start of a worker, and the other tests need the CPU, too.
-    outcome = run(plan.make(seed=3, minutes=1, kills_a_minute=32), say=said.append)
+    # Half the workers of `make chaos`, and half the kills, each of which is one more start: others need the CPU, too.
+    planned = plan.make(seed=3, minutes=1, workers=4, kills_a_minute=32)
+    outcome = run(planned, say=said.append)
     numbers = outcome.figures
     assert [(each.promise, each.words) for each in outcome.verdict.violations] == [], outcome.kept
     assert numbers["kills"] >= 30

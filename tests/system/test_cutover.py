@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.support.fleet import Fleet
     from worker.runtime import Runtime
 
-CONNECTIONS = 1000
+CONNECTIONS = 200
 AGAIN = Freshness(timedelta(milliseconds=100))
 
 

@@ -45,6 +45,7 @@ def logs_of(directory: Path) -> str:
     return "".join(f"\n{log.name}:\n{log.read_text()[-3000:]}" for log in logs)
 
 
+@pytest.mark.timeout(150)
 def test_the_demo_keeps_every_promise_and_leaves_nothing_behind(tmp_path: Path) -> None:
     # What lies in the user's directory and environment is not the demo's business.
     (tmp_path / ".env").write_text("QBO_DATABASE_URL=postgresql://127.0.0.1:9/none\nQBO_LEASE_SECONDS=x\n")

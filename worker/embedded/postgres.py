@@ -15,6 +15,9 @@ DATABASE = "postgres"
 # A commit still reaches the kernel before it is acknowledged, so that even these survive a killed server, if not a
 # machine that loses power.
 THROW_AWAY = {"fsync": "off", "full_page_writes": "off"}
+# Stretching makes guesses of a password that a person chose cost more. Ours are random, and 4,096 rounds on either side
+# are half of what a new connection costs (5.6 ms, 3.1 ms without).
+_UNSTRETCHED = {"scram_iterations": "1"}
 
 
 def clusters(directory: Path) -> list[str]:
@@ -81,7 +84,9 @@ class Postgres(Server):
         command: list[str | Path] = [self.programs / "initdb", "-D", data, "-U", USER, "--pwfile", password_file]
         command += ["-A", "scram-sha-256", "-E", "UTF8"]
         command += ["--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        return command if self._durable else [*command, "--no-sync"]
+        if self._durable:
+            return command
+        return [*command, "--no-sync", *(f"--set={name}={value}" for name, value in _UNSTRETCHED.items())]
 
     def command(self) -> list[str | Path]:
         """Return the arguments."""
@@ -93,7 +98,7 @@ class Postgres(Server):
             "shared_buffers": "64MB",
         }
         if not self._durable:
-            options |= THROW_AWAY
+            options |= THROW_AWAY | _UNSTRETCHED
         settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         return [self.program, "-D", self._data, *settings]
 
