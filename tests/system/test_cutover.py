@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.support.fleet import Fleet
     from worker.runtime import Runtime
 
-CONNECTIONS = 200
+CONNECTIONS = 400  # with 200, a hand-back before the file is loaded was not noticed
 AGAIN = Freshness(timedelta(milliseconds=100))
 
 
