@@ -7,6 +7,8 @@ depends on it.
 
 from __future__ import annotations
 
+import re
+import socket
 from dataclasses import dataclass
 
 import redis
@@ -76,11 +78,15 @@ def redis_trouble(error: redis.RedisError) -> Trouble:
     """Say why Redis could not be used."""
     if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
         return Trouble("Redis at REDIS_URL refuses the user or the password: correct them.", may_pass=False)
+    if isinstance(error, redis.exceptions.InvalidResponse):
+        return Trouble("What answers at REDIS_URL is no Redis: are host and port right?", may_pass=True)
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
-        return Trouble(
-            "Redis at REDIS_URL cannot be reached: is it running, and are host and port right?", may_pass=True
-        )
-    return Trouble(f"Redis at REDIS_URL refuses to work ({type(error).__name__}).", may_pass=True)
+        is_nameless = isinstance(error.__context__, socket.gaierror)
+        why = "is its host name right?" if is_nameless else "is it running, and are host and port right?"
+        return Trouble(f"Redis at REDIS_URL cannot be reached: {why}", may_pass=True)
+    # Its own first word, MISCONF or OOM; what follows may quote what was sent.
+    code = re.match(r"[A-Z]+\b", str(error))
+    return Trouble(f"Redis at REDIS_URL refuses to work ({code[0] if code else type(error).__name__}).", may_pass=True)
 
 
 # As above, for whatever kombu speaks to.

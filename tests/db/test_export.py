@@ -76,6 +76,17 @@ def test_what_is_exported_in_clear_is_frozen_and_no_longer_claimed(export: Expor
     assert one.claim(second.id) is not None
 
 
+def test_an_end_that_intuit_has_not_said_is_not_exported_as_if_it_had(export: Export, fleet: Fleet) -> None:
+    inferred, said = fleet.connect(2)
+    fleet.update(None, "hard_expires_at = now() + interval '80 days'")
+    fleet.update(inferred.id, "hard_expires_inferred = true")
+    export()
+    assert [(line["realm_id"], "hard_expires_at" in line) for line in export.lines] == [
+        (inferred.realm_id, False),
+        (said.realm_id, True),
+    ]
+
+
 @pytest.mark.parametrize("sealed", [False, True])
 def test_an_export_is_imported_again_as_it_was(
     export: Export,

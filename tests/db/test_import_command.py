@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from worker.store.transfer import staging
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.commands import Run
     from tests.support.fleet import Fleet
+    from worker.database import Database
 
 GOOD = '{"realm_id": "91301", "refresh_token": "RT1-001-H0-made-up"}\n'
 BAD = '{"realm_id": "91302"}\n'
@@ -58,6 +61,26 @@ def test_what_cannot_be_used_ends_with_2_and_one_sentence(
     assert (status, out) == (2, "")
     assert said in err
     assert (tmp_path / "c").read_text() == GOOD
+
+
+def test_an_import_that_is_interrupted_says_what_to_do_and_keeps_nothing_of_the_file(
+    run: Run, tmp_path: Path, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c").write_text(GOOD)
+    write = staging.write
+
+    def interrupt(db: Database, *, frozen: bool) -> int:
+        write(db, frozen=frozen)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(staging, "write", interrupt)
+        status, out, err = run("import", "c")
+    assert (status, out) == (130, "")
+    said = [line for line in err.splitlines() if line]
+    assert said == ["Not imported to its end: import it again; what is here already stays as it is.", "Stopped."]
+    assert fleet.db.execute("SELECT count(*) AS n FROM qbo.connections").one().n == 0
+    assert run("import", "c")[0] == 0
 
 
 def test_an_empty_file_is_found_wrong(run: Run, tmp_path: Path) -> None:

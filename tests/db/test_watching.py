@@ -111,6 +111,22 @@ def test_what_is_frozen_or_blocked_was_told_already(fleet: Fleet, keys: tuple[Ke
     assert stands_still(fleet, keys)
 
 
+def test_another_reason_replaces_that_of_a_freeze_that_stands(fleet: Fleet) -> None:
+    def reason() -> str | None:
+        found: str | None = fleet.db.execute("SELECT frozen_reason FROM qbo.control").one().frozen_reason
+        return found
+
+    assert fleets.set_all_frozen(fleet.db, frozen=True, reason="an upgrade")
+    assert fleets.set_all_frozen(fleet.db, frozen=True, reason="an upgrade that takes longer")
+    assert reason() == "an upgrade that takes longer"
+    assert not fleets.set_all_frozen(fleet.db, frozen=True, reason=None)
+    assert not fleets.set_all_frozen(fleet.db, frozen=True, reason="an upgrade that takes longer")
+    assert reason() == "an upgrade that takes longer"
+    assert fleets.set_all_frozen(fleet.db, frozen=False, reason=None)
+    assert reason() is None
+    assert not fleets.set_all_frozen(fleet.db, frozen=False, reason=None)
+
+
 def test_after_a_thaw_the_fleet_starts_slowly(fleet: Fleet, keys: tuple[Keys, ...]) -> None:
     # Fails without `ramp` in the sweep: seen, all forty go in the first minute.
     with fleet.db.transaction():

@@ -71,6 +71,7 @@ def _start_embedded(stack: ExitStack, directory: Path) -> Servers:
     for name, value in (("DATABASE_URL", configured.database_url), ("REDIS_URL", configured.redis_url)):
         if value is not None:
             raise _CannotRun(f"{name} is set, and --embedded would not use it: unset it, or leave out --embedded.")
+    click.echo(f"Starting PostgreSQL and Valkey in {directory} …")
     try:
         servers = stack.enter_context(embedded.start(directory))
     except RuntimeError as error:
@@ -80,7 +81,10 @@ def _start_embedded(stack: ExitStack, directory: Path) -> Servers:
     (directory / ".gitignore").write_text("*\n")  # it may well lie in a checkout
     click.echo(f"PostgreSQL {_without_password(servers.database_url)}")
     click.echo(f"Valkey     {_without_password(servers.redis_url)}")
-    click.echo(f"Their passwords are in {directory / settings.CREDENTIALS}; the data stay in {directory}.")
+    click.echo(
+        f"Their passwords are in {directory / settings.CREDENTIALS}, with the ports, which are new at each start;"
+        f" the data stay in {directory}."
+    )
     _make_missing_keys(configured, directory / settings.KEYS)
     made = [directory / name for name in (settings.CREDENTIALS, settings.KEYS) if (directory / name).exists()]
     click.echo(f"For other commands: set -a; {'; '.join(f'. {shlex.quote(str(file))}' for file in made)}; set +a")

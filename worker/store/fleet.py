@@ -110,6 +110,9 @@ def hand_back(db: Database, choice: Choice) -> tuple[int, list[int]]:
 def set_all_frozen(db: Database, *, frozen: bool, reason: str | None) -> bool:
     """Freeze or thaw everything through the control row, which every claim reads; False if it was so already.
 
+    Args:
+        reason: Of a freeze; another one replaces that of a freeze that stands, None leaves it.
+
     Raises:
         NoControlRow: There is nothing to write it into, and nothing is sent.
     """
@@ -119,7 +122,9 @@ def set_all_frozen(db: Database, *, frozen: bool, reason: str | None) -> bool:
         )
     changed = db.execute(
         "UPDATE qbo.control SET frozen = %(frozen)s, frozen_reason = %(reason)s,"
-        " thawed_at = CASE WHEN %(frozen)s THEN thawed_at ELSE now() END WHERE frozen <> %(frozen)s",
+        " thawed_at = CASE WHEN %(frozen)s THEN thawed_at ELSE now() END"
+        " WHERE frozen <> %(frozen)s"
+        " OR (frozen AND frozen_reason IS DISTINCT FROM coalesce(%(reason)s, frozen_reason))",
         {"frozen": frozen, "reason": reason},
     )
     return changed.rowcount == 1

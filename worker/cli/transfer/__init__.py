@@ -79,7 +79,11 @@ def import_(
         db = stack.enter_context(open_database(config))
         show = stack.enter_context(files.bar(files.size(stream)))
         importer = Importer(db, keyring, lookup, apps, wishes, show)
-        report = importer.run(Lines(stream, spool=cast("BinaryIO | None", spool)), rejected=target)
+        try:
+            report = importer.run(Lines(stream, spool=cast("BinaryIO | None", spool)), rejected=target)
+        except KeyboardInterrupt:
+            click.echo("Not imported to its end: import it again; what is here already stays as it is.", err=True)
+            raise
     if rejects and not Path(rejects).stat().st_size:
         Path(rejects).unlink()
         rejects = None

@@ -34,6 +34,7 @@ class Outgoing:
     """One connection as it stands, sealed.
 
     Attributes:
+        hard_expires_at: None also if nobody has said it: `hard_expires_inferred`.
         unsettled: An attempt is under way or in doubt, or a token waits to be tried: the row's may not be the live one.
     """
 
@@ -73,7 +74,8 @@ ORDER BY id LIMIT %(limit)s
 """
 _READ = f"""
 SELECT c.id, a.environment, a.client_id, c.label, c.status, c.grant_number, c.realm_id, c.refresh_token, c.access_token,
-       c.token_obtained_at, c.access_expires_at, c.refresh_expires_at, c.hard_expires_at, c.frozen,
+       c.token_obtained_at, c.access_expires_at, c.refresh_expires_at, c.frozen,
+       CASE WHEN NOT c.hard_expires_inferred THEN c.hard_expires_at END AS hard_expires_at,
        {UNSETTLED} AS unsettled,
        ARRAY(SELECT e.external_id FROM qbo.external_ids e WHERE e.connection_id = c.id ORDER BY 1) AS external_ids
 FROM qbo.connections c JOIN qbo.apps a ON a.id = c.app_id
