@@ -137,6 +137,20 @@ def client_keys(token_keys: str) -> str:
     return ",".join(f"{key_id}:{_CLIENT}:{key.decode()}" for key_id, key in derived.items())
 
 
+class Envelope:
+    """Seals without letting other threads run in between: what that would do, drawing a nonce, is done beforehand."""
+
+    def __init__(self, cipher: AESGCM, head: bytes, associated_data: bytes) -> None:
+        """Draw the nonce. `Keyring.envelope` makes these."""
+        self._cipher, self._head, self._bound_to = cipher, head, head + associated_data
+        self._nonces = [os.urandom(_NONCE_BYTES)]
+
+    def seal(self, secret: Secret) -> bytes:
+        """Return the blob. A second secret has a nonce of its own, drawn then: none is ever used twice."""
+        nonce = self._nonces.pop() if self._nonces else os.urandom(_NONCE_BYTES)
+        return self._head + nonce + self._cipher.encrypt(nonce, secret.reveal().encode(), self._bound_to)
+
+
 class Keyring:
     """The keys that seal and open. The first seals, all open.
 
@@ -186,11 +200,13 @@ class Keyring:
 
     def seal(self, secret: Secret, place: Place) -> bytes:
         """Seal with the first key. The blob is format, length of the key id, key id, nonce, ciphertext and tag."""
-        nonce = os.urandom(_NONCE_BYTES)
+        return self.envelope(place).seal(secret)
+
+    def envelope(self, place: Place) -> Envelope:
+        """Return what seals a secret that is still to come for this place, with the first key."""
         key_id = self._first.encode()
         head = bytes((_FORMAT, len(key_id))) + key_id
-        cipher = self._ciphers[self._first, _PURPOSE[place.field]]
-        return head + nonce + cipher.encrypt(nonce, secret.reveal().encode(), head + place.associated_data())
+        return Envelope(self._ciphers[self._first, _PURPOSE[place.field]], head, place.associated_data())
 
     def open(self, blob: bytes, place: Place) -> Secret:
         """Open a blob that was sealed for this place.
@@ -236,7 +252,9 @@ class Lookup:
     """Keyed hashes, to find a realm or recognise a token without opening anything. Its key is never rotated."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        # Copied each time, where `hmac.digest` would let other threads run before it goes on: a token that was received
+        # waits for this (1.8 ms beside one busy thread, 3 µs so; CPython 3.11).
+        self._mac = hmac.new(key, digestmod=hashlib.sha256)
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -248,7 +266,9 @@ class Lookup:
         return cls(_decode(text, name="LOOKUP_KEY"))
 
     def _hash(self, parts: Iterable[str]) -> bytes:
-        return hmac.digest(self._key, "\x00".join(parts).encode(), hashlib.sha256)[:16]
+        mac = self._mac.copy()
+        mac.update("\x00".join(parts).encode())
+        return mac.digest()[:16]
 
     def realm_hash(self, realm_id: Secret) -> bytes:
         """Return 16 bytes that are the same for the same realm id; the app is a column of its own."""

@@ -247,6 +247,9 @@ class Store(Protocol):
 class Escrow(Protocol):
     """A second place for a token between Intuit's answer and the save. It may fail; the save goes on."""
 
+    def connect(self) -> None:
+        """Have this thread's line to it stand before a token comes; what fails here is met by `put`."""
+
     def put(self, received: Received) -> bool:
         """Keep a copy; True once it is acknowledged."""
 

@@ -65,6 +65,16 @@ class RedisEscrow:
     def _key(connection_id: int, grant_number: int, base_version: int) -> str:
         return f"{_PREFIX}{connection_id}:{grant_number}:{base_version}"
 
+    def connect(self) -> None:
+        """Have this thread's connection stand before a token comes: its copy would wait for that, milliseconds."""
+        if time.monotonic() < self._rest_until:
+            return
+        try:
+            self._client()
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with the copies, the attempt goes on
+            self._rest_until = time.monotonic() + _REST_AFTER_FAILURE_S
+            log.warning("escrow.unavailable", error=type(error).__name__)
+
     def put(self, received: Received) -> bool:
         """Keep a copy for 30 days; False if Redis did not take it."""
         if time.monotonic() < self._rest_until:

@@ -27,6 +27,9 @@ PACE = Pace()
 class NoEscrow:
     """Keeps nothing, and says that nothing is there."""
 
+    def connect(self) -> None:
+        """Do nothing."""
+
     def put(self, received: Received) -> bool:
         """Keep nothing."""
         del received

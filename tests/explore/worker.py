@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qbo_refresh.sealing import Keyring, Lookup, Place, Unsealable
+from qbo_refresh.sealing import Envelope, Keyring, Lookup, Place, Unsealable
 from qbo_refresh.secret import Secret
 from tests.explore.escrow import MemoryEscrow
 from tests.explore.provider import MemoryIntuit
@@ -20,15 +20,26 @@ LOOKUP = Lookup(bytes(32))
 SECRET = ClientSecret("current", Secret("a-client-secret"), LOOKUP.secret_hash(Secret("a-client-secret")))
 
 
+class OpenEnvelope(Envelope):
+    """Puts the token's place before it."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def seal(self, secret: Secret) -> bytes:
+        """Return both."""
+        return self._place.associated_data() + b"|" + secret.reveal().encode()
+
+
 class OpenKeyring(Keyring):
     """Seals nothing: the same token makes the same blob, which still belongs in its one place."""
 
     def __init__(self) -> None:
         super().__init__({"open": {}})
 
-    def seal(self, secret: Secret, place: Place) -> bytes:
-        """Return the token with its place before it."""
-        return place.associated_data() + b"|" + secret.reveal().encode()
+    def envelope(self, place: Place) -> Envelope:
+        """Return what seals nothing."""
+        return OpenEnvelope(place)
 
     def open(self, blob: bytes, place: Place) -> Secret:
         """Return the token, in its own place."""

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
 
 from qbo_refresh.status import Outcome
 from tests.support.seams import Killed, Port, killed, with_seam
@@ -108,6 +109,23 @@ def test_row_5_that_window_is_under_a_millisecond_and_its_length_is_in_the_ledge
     late = with_seam(refresher, "escrow", "put", after=lambda: threading.Event().wait(0.05))
     assert refresh(late, slow.id, trigger=Trigger.SWEEP).outcome is Outcome.REFRESHED
     assert fleet.attempts(slow.id)[0].exposed_us >= 50_000, "an acknowledgement that comes late is counted to its end"
+
+
+def test_the_line_to_the_escrow_stands_before_a_token_can_come(
+    fleet: Fleet, refresher: Refresher, owner_environment: dict[str, str]
+) -> None:
+    # Fails without `connect` before the request: seen, the first refresh of each thread connects while its token waits.
+    (connected,) = fleet.connect()
+    before: list[int] = []
+    with redis.Redis.from_url(owner_environment["REDIS_URL"]) as valkey:
+
+        def connections() -> int:
+            return int(valkey.info("stats")["total_connections_received"])
+
+        watched = with_seam(refresher, "intuit", "refresh", before=lambda: before.append(connections()))
+        assert refresh(watched, connected.id, trigger=Trigger.SWEEP).outcome is Outcome.REFRESHED
+        assert [connections()] == before
+    assert fleet.attempts(connected.id)[0].exposed_us is not None, "there was a copy"
 
 
 def test_row_5_what_dies_between_answer_and_escrow_recovers_where_the_old_token_lives_on(

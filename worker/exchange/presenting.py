@@ -62,6 +62,7 @@ def _with_each_secret(
     exchanger: Exchanger, consent: Consent, ask: Callable[[ClientSecret], TokenSet]
 ) -> tuple[TokenSet, ClientSecret]:
     rejected: ClientRejected | None = None
+    exchanger.refresher.escrow.connect()
     for secret in exchanger.refresher.secrets[consent.callback.app_id]:
         try:
             return ask(secret), secret

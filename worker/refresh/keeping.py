@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 def sealed(attempt: UnderWay, token: Secret) -> Received:
     """Seal a refresh token that reached us."""
+    envelope = attempt.envelope or attempt.by.keyring.envelope(attempt.place(Field.REFRESH_TOKEN))
     return Received(
         attempt.claim.connection_id,
         attempt.claim.grant_number,
         attempt.claim.token_version,
         attempt.claim.lease_id,
-        attempt.by.keyring.seal(token, attempt.place(Field.REFRESH_TOKEN)),
+        envelope.seal(token),
         attempt.by.lookup.fingerprint(token),
     )
 

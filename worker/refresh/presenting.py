@@ -126,6 +126,7 @@ def _ask(attempt: UnderWay, token: Secret) -> TokenSet:
     by, claim = attempt.by, attempt.claim
     gate = by.gate(claim.opened_at)
     refusal: ClientRejected | None = None
+    attempt.make_ready()
     for secret in _secrets(attempt):
         attempt.secret = secret
         attempt.posts += 1

@@ -14,6 +14,7 @@ from worker.errors import Facts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qbo_refresh.sealing import Envelope
     from worker.attempt import Candidate, Claim
     from worker.refresh.refresher import ClientSecret, Refresher
 
@@ -39,6 +40,7 @@ class UnderWay:
         facts: Of the answer that came last.
         presented: The token presented last.
         disposed: Ids of the candidates that Intuit has answered.
+        envelope: Made for the refresh token that the next answer brings.
     """
 
     by: Refresher
@@ -50,6 +52,12 @@ class UnderWay:
     facts: Facts = field(default_factory=Facts)
     presented: Presentable | None = None
     disposed: tuple[int, ...] = ()
+    envelope: Envelope | None = None
+
+    def make_ready(self) -> None:
+        """Do before a request what its answer would have to wait for on the way to the escrow."""
+        self.envelope = self.by.keyring.envelope(self.place(Field.REFRESH_TOKEN))
+        self.by.escrow.connect()
 
     @property
     def untried(self) -> int:
