@@ -150,7 +150,7 @@ def _exposed(found: dict[tuple[str, str], Medians]) -> Iterator[str]:
     windows = {key: row.exposed_ms for key, row in found.items() if row.exposed_ms is not None}
     if windows:
         yield ""
-        yield f"{'received, and nowhere durable yet':33} {'half':>8} {'99 in 100':>10}"
+        yield f"{'received, no copy acknowledged yet':33} {'half':>8} {'99 in 100':>10}"
     for (scenario, contender), (half, most) in windows.items():
         yield f"{scenario:7} {contender:25} {half:5.2f} ms {most:7.2f} ms"
 

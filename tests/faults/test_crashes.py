@@ -4,6 +4,8 @@ import functools
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -13,7 +15,9 @@ import pytest
 import redis
 
 from qbo_refresh.status import Outcome
+from tests.support.processes import ROOT
 from tests.support.seams import Killed, Port, killed, with_seam
+from tests.support.waiting import wait_until
 from worker.attempt import Trigger
 from worker.refresh import Refresher, refresh
 
@@ -109,6 +113,29 @@ def test_row_5_that_window_is_under_a_millisecond_and_its_length_is_in_the_ledge
     late = with_seam(refresher, "escrow", "put", after=lambda: threading.Event().wait(0.05))
     assert refresh(late, slow.id, trigger=Trigger.SWEEP).outcome is Outcome.REFRESHED
     assert fleet.attempts(slow.id)[0].exposed_us >= 50_000, "an acknowledgement that comes late is counted to its end"
+
+
+_HANDS_OVER_AND_DIES = """
+import os, signal, sys
+from worker import escrow
+keeping = escrow.RedisEscrow(os.environ["REDIS_URL"])
+keeping.connect()
+line = keeping._client().connection
+line.send_command("EVAL", escrow._PUT, 1, sys.argv[1], "x" * 2000, 60)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_row_5_a_copy_that_was_handed_over_arrives_though_its_process_is_dead(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as valkey:
+        for number in range(5):
+            dead = subprocess.run(
+                [sys.executable, "-c", _HANDS_OVER_AND_DIES, f"copy {number}"],
+                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "REDIS_URL": redis_url},
+                check=False,
+            )
+            assert dead.returncode == -signal.SIGKILL
+            wait_until(lambda number=number: valkey.llen(f"copy {number}") == 1)  # type: ignore[misc]  # bound at once
 
 
 def test_the_line_to_the_escrow_stands_before_a_token_can_come(

@@ -79,7 +79,7 @@ class UnderWay:
         """Return what the ledger says of it.
 
         Args:
-            exposed_us: How long the new token was nowhere durable; None if it was not new, or that is not known.
+            exposed_us: Until the copy of the new token was acknowledged; None if it was not new, or that is not known.
         """
         return Record(
             worker=self.by.worker,
