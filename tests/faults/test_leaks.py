@@ -47,7 +47,7 @@ CLIENT_SECRET = 'canary"client/secret+of é&the~app'
 PREVIOUS = "canary-previous-client-secret-8c1f"
 PLANTED = "planted-canary/0123456789+abc"
 # Where a child process crashes when the file says so: each function has secrets in its caller's local variables.
-CRASH_IN = ("psycopg:Cursor.execute", "urllib3:HTTPConnectionPool.urlopen", "hmac:digest", "json:loads")
+CRASH_IN = ("psycopg:Cursor.execute", "urllib3:HTTPConnectionPool.urlopen", "hmac:HMAC.update", "json:loads")
 CRASH_IN_AN_EXCHANGE = "urllib3:HTTPConnectionPool.urlopen"
 REFUSED_CODE = "canary-refused-code/8d1e+c70"
 # Celery decodes a message's body in the pool's thread, outside of the task: what it raises there stays in a future that
