@@ -116,6 +116,11 @@ class RedisEscrow:
         except Exception as error:  # noqa: BLE001  # whatever is wrong with the copy, the save goes on
             log.debug("escrow.not_settled", count=len(keys), error=type(error).__name__)
 
+    def close(self) -> None:
+        """Do what was put off, and end the connections of all threads. Who asks afterwards connects anew."""
+        self.flush()
+        self._redis.connection_pool.disconnect()
+
     def everything(self) -> Iterator[Received | None]:
         """Yield every copy there is, whoever it belongs to; None for an entry that is not of ours.
 

@@ -67,8 +67,8 @@ class Runtime:
     ender: Ender
 
     def close(self) -> None:
-        """Do what the escrow has put off, and close the connections to PostgreSQL."""
-        self.escrow.flush()
+        """Do what the escrow has put off, and close the connections to Redis and PostgreSQL."""
+        self.escrow.close()
         self.db.close()
 
 

@@ -143,6 +143,13 @@ SWEEPING = (
         ("tests/db/test_sweeps.py::test_a_row_that_somebody_has_locked_is_passed_over",),
     ),
     Guard(
+        "sweep: no more than a thousand go that are far off, whatever the plan",
+        "worker/store/dispatch.py",
+        "WHERE id = ANY (ARRAY({_FAR_OFF} FOR UPDATE SKIP LOCKED))\n",
+        "WHERE id IN ({_FAR_OFF} FOR UPDATE SKIP LOCKED)\n",
+        ("tests/db/test_preview_and_sweep.py::test_of_more_than_a_thousand_that_are_far_off_the_same_ones_go",),
+    ),
+    Guard(
         "sweep: a second beat starts nothing",
         "worker/store/dispatch.py",
         "  AND (swept_at IS NULL OR swept_at <= now() - %(half)s::interval OR swept_at > now())\n",

@@ -12,6 +12,13 @@ _ANSWERS = "worker/policy/answers.py"
 
 GUARDS = (
     Guard(
+        "send: what would keep a new token waiting is done before",
+        _PRESENTING,
+        "    attempt.make_ready()\n",
+        "",
+        ("tests/faults/test_crashes.py::test_the_line_to_the_escrow_stands_before_a_token_can_come",),
+    ),
+    Guard(
         "send: the gate at the first byte",
         _TRANSPORT,
         "        call.before_first_byte()\n",
